@@ -1,0 +1,1 @@
+"""Stage one: dataset layouts, media decoding, frozen encoders and the HDF5 shard store."""

@@ -1,0 +1,1 @@
+"""Fusion: experts, hierarchical gate and pseudo-token projector, as plain modules on tensors."""

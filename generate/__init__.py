@@ -1,0 +1,1 @@
+"""The language model: prompts, answers, LoRA, injected pseudo tokens, constrained decoding."""

@@ -1,0 +1,1 @@
+"""The commands, the manifest, training, evaluation, metrics, runs and the report."""

@@ -1,0 +1,1 @@
+"""The demo corpus: a generator whose best possible score is known."""

@@ -1,0 +1,11 @@
+"""Errors that end a command with exit code 1 and one plain sentence."""
+
+from extract.errors import ExtractError
+from generate.errors import GenerateError
+
+
+class PipelineError(Exception):
+    """A user's mistake in a manifest, a flag or a path: the message says what, where, what to do."""
+
+
+USER_ERRORS: tuple[type[Exception], ...] = (PipelineError, ExtractError, GenerateError)
