@@ -1,0 +1,111 @@
+"""EGMF's fusion: project the streams, ask the experts, gate them, write pseudo tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fuse.experts import GlobalExpert, LocalExpert, SemanticExpert
+from fuse.gates import GateWeights, HierarchicalGate
+from fuse.projector import PseudoTokenProjector
+from fuse.streams import Stream, StreamProjection, masked_deviation, masked_mean
+
+EXPERTS = ("local", "semantic", "global")
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Shape of the fusion; `inputs` maps each modality, in order, to its feature dimension."""
+
+    inputs: Mapping[str, int]
+    embedding_dim: int
+    embedding_rms: float
+    dim: int = 64
+    heads: int = 4
+    layers: int = 2
+    kernels: tuple[int, ...] = (1, 3, 5)
+    rank: int = 16
+    tokens: int = 4
+    dropout: float = 0.1
+    gate_temperature: float = 1.0
+    dynamic_gate: bool = True
+    experts: tuple[str, ...] = EXPERTS
+    targets: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ValueError("a fusion needs at least one modality")
+        unknown = set(self.experts) - set(EXPERTS)
+        if unknown or not self.experts:
+            raise ValueError(f"experts must be some of {EXPERTS}, got {self.experts}")
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What the fusion returns for a batch.
+
+    `pseudo_tokens` [batch, tokens, embedding_dim]; `vector` [batch, dim], what they were made of;
+    `gate`, both levels' weights; `targets` [batch, targets], the auxiliary head's outputs.
+    """
+
+    pseudo_tokens: Tensor
+    vector: Tensor
+    gate: GateWeights
+    targets: Tensor
+
+
+class Fusion(nn.Module):
+    """Experts, gate and projector over the streams of one batch."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        names, dim = tuple(config.inputs), config.dim
+        self.projections = nn.ModuleDict(
+            {n: StreamProjection(size, dim, config.dropout) for n, size in config.inputs.items()}
+        )
+        makers: dict[str, Callable[[], nn.Module]] = {
+            "local": lambda: LocalExpert(names, dim, config.kernels, config.dropout),
+            "semantic": lambda: SemanticExpert(
+                names, dim, config.heads, config.rank, config.dropout
+            ),
+            "global": lambda: GlobalExpert(names, dim, config.heads, config.layers, config.dropout),
+        }
+        self.experts = nn.ModuleDict({name: makers[name]() for name in config.experts})
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in config.experts})
+        self.gate = HierarchicalGate(
+            config.experts,
+            names,
+            dim,
+            temperature=config.gate_temperature,
+            dynamic=config.dynamic_gate,
+        )
+        self.nothing = nn.Parameter(torch.zeros(dim))
+        self.projector = PseudoTokenProjector(
+            dim, config.tokens, config.embedding_dim, config.embedding_rms, config.dropout
+        )
+        self.head = nn.Linear(dim, config.targets)
+
+    def forward(self, streams: Mapping[str, Stream]) -> Fused:
+        """Fuse a batch of streams, `[batch, time, dim]` each, keyed as in `config.inputs`."""
+        projected = {name: self.projections[name](streams[name]) for name in self.config.inputs}
+        present = torch.stack([stream.present for stream in projected.values()], dim=1)
+        gate = self.gate(_statistics(projected), present)
+        outputs = torch.stack(
+            [self.norms[name](expert(projected)) for name, expert in self.experts.items()], dim=1
+        )
+        vector = torch.einsum("be,bem,bemd->bd", gate.experts, gate.modalities, outputs)
+        vector = vector + self.nothing * (~present.any(dim=1, keepdim=True)).to(vector.dtype)
+        return Fused(self.projector(vector), vector, gate, self.head(vector))
+
+
+def _statistics(streams: Mapping[str, Stream]) -> Tensor:
+    """Mean and deviation over time of each stream, [batch, modalities, 2 * dim]."""
+    rows = []
+    for stream in streams.values():
+        mean = masked_mean(stream.value, stream.mask)
+        rows.append(torch.cat([mean, masked_deviation(stream.value, stream.mask, mean)], dim=1))
+    return torch.stack(rows, dim=1)
