@@ -33,7 +33,7 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_deviation(value: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
-    """Take the standard deviation over time beside `masked_mean`, [batch, dim]; its gradient is finite."""
+    """Take the standard deviation over time, [batch, dim]; its gradient is always finite."""
     variance = masked_mean((value - mean.unsqueeze(1)).square(), mask)
     return (variance + 1e-6).sqrt()
 

@@ -1,0 +1,265 @@
+"""A causal language model with LoRA that reads pseudo tokens inside its prompt.
+
+Prompts of a batch are padded at the left, so that all end in the same column and answers start
+there together; positions count real tokens only, and padding is masked. Logits are computed where
+an answer token is predicted and nowhere else: the vocabulary projection of a whole prompt is often
+the largest part of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from generate.decoding import AnswerTree, answer_log_probabilities, build_tree, tree_attention
+from generate.errors import GenerateError
+from generate.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA (arXiv 2106.09685) on every linear layer but the vocabulary projection."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A tokenised prompt; the pseudo tokens go between the two parts."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    answers_take_space: bool
+
+    def length(self, pseudo_tokens: int) -> int:
+        """Return the number of positions, pseudo tokens included."""
+        return len(self.before) + pseudo_tokens + len(self.after)
+
+
+@dataclass(frozen=True)
+class _Padded:
+    """A left-padded batch: `embeddings` [batch, length, dim] and `mask` [batch, length] bool."""
+
+    embeddings: Tensor
+    mask: Tensor
+
+    @property
+    def positions(self) -> Tensor:
+        return (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+class LanguageModel(nn.Module):
+    """A loaded model and tokenizer, ready to read pseudo tokens and to write answers."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.end = int(tokenizer.eos_token_id)
+        weight = model.get_input_embeddings().weight.detach()
+        self.embedding_dim = int(weight.shape[1])
+        self.embedding_rms = float(weight.float().square().mean().sqrt())
+        self._tree = lru_cache(maxsize=64)(self._build_tree)
+
+    def tokenize(self, prompt: Prompt) -> PromptTokens:
+        """Tokenise a rendered prompt, with a beginning-of-text token where the tokenizer has one.
+
+        An answer that follows ASCII text is separated by a space, as words are; one that follows
+        Chinese punctuation is not.
+        """
+        start = self.tokenizer.bos_token_id
+        before = self._encode(prompt.before)
+        return PromptTokens(
+            before=before if start is None else (int(start), *before),
+            after=self._encode(prompt.after),
+            answers_take_space=prompt.after[-1:].isascii(),
+        )
+
+    def answer_loss(
+        self, prompts: Sequence[PromptTokens], answers: Sequence[str], pseudo: Tensor
+    ) -> tuple[Tensor, int]:
+        """Return the summed negative log-likelihood of the answers and the number of their tokens.
+
+        Args:
+            prompts: one for each item of the batch.
+            answers: what the model should write, without the end token.
+            pseudo: pseudo tokens, [batch, tokens, embedding_dim].
+        """
+        targets = [
+            [*self._answer_ids(answer, prompt.answers_take_space), self.end]
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        keep = max(len(ids) for ids in targets)
+        device = pseudo.device
+        labels = torch.full((len(targets), keep), -100, device=device)
+        for row, ids in enumerate(targets):
+            labels[row, : len(ids)] = torch.tensor(ids, device=device)
+        padded = self._pad(prompts, pseudo)
+        # The end token is predicted, never read.
+        given = labels[:, :-1]
+        embeddings = self._embed(given.clamp(min=0)).to(padded.embeddings.dtype)
+        batch = _Padded(
+            torch.cat([padded.embeddings, embeddings], dim=1),
+            torch.cat([padded.mask, given != -100], dim=1),
+        )
+        logits = self._logits(batch.embeddings, batch.mask, batch.positions, keep)
+        loss = nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=-100
+        )
+        return loss, int((labels != -100).sum())
+
+    def answer_scores(
+        self, prompts: Sequence[PromptTokens], answers: Sequence[str], pseudo: Tensor
+    ) -> Tensor:
+        """Return log p(answer | prompt) of every permitted answer, [batch, answers].
+
+        One pass over prompt and answer tree; normalise over the answers with a softmax. All prompts
+        of a batch must end alike (the same language), since the space before an answer is shared.
+        """
+        tree = self._tree(tuple(answers), prompts[0].answers_take_space)
+        padded = self._pad(prompts, pseudo)
+        device = pseudo.device
+        nodes = self._embed(tree.tokens.to(device)).to(padded.embeddings.dtype)
+        embeddings = torch.cat(
+            [padded.embeddings, nodes.unsqueeze(0).expand(len(prompts), -1, -1)], dim=1
+        )
+        lengths = padded.mask.long().sum(dim=1, keepdim=True)
+        positions = torch.cat([padded.positions, lengths + tree.depth.to(device)], dim=1)
+        attention = tree_attention(padded.mask, tree)
+        logits = self._logits(embeddings, attention, positions, len(tree) + 1)
+        return answer_log_probabilities(logits, tree)
+
+    @torch.no_grad()
+    def write(
+        self, prompts: Sequence[PromptTokens], pseudo: Tensor, max_new_tokens: int = 12
+    ) -> list[str]:
+        """Let the model write freely (greedy); returns its raw answers, stripped."""
+        padded = self._pad(prompts, pseudo)
+        written = self.model.generate(
+            inputs_embeds=padded.embeddings,
+            attention_mask=padded.mask.long(),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.end,
+            eos_token_id=self.end,
+        )
+        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [str(text).strip() for text in texts]
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the LoRA weights as safetensors that `PeftModel.from_pretrained` loads.
+
+        Does nothing where the model has no adapter.
+        """
+        if isinstance(self.model, PeftModel):
+            self.model.save_pretrained(str(folder))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _answer_ids(self, answer: str, take_space: bool) -> tuple[int, ...]:
+        return self._encode(f" {answer}" if take_space else answer)
+
+    def _build_tree(self, answers: tuple[str, ...], take_space: bool) -> AnswerTree:
+        return build_tree([self._answer_ids(answer, take_space) for answer in answers], self.end)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids)
+
+    def _pad(self, prompts: Sequence[PromptTokens], pseudo: Tensor) -> _Padded:
+        """Embed prompts around their pseudo tokens and pad at the left."""
+        count, device = pseudo.shape[1], pseudo.device
+        longest = max(prompt.length(count) for prompt in prompts)
+        ids = torch.full((len(prompts), longest), self.end)
+        slot = torch.zeros(len(prompts), longest, dtype=torch.bool)
+        mask = torch.zeros(len(prompts), longest, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            at = longest - prompt.length(count)
+            mask[row, at:] = True
+            ids[row, at : at + len(prompt.before)] = torch.tensor(prompt.before, dtype=torch.long)
+            at += len(prompt.before)
+            slot[row, at : at + count] = True
+            if prompt.after:
+                ids[row, -len(prompt.after) :] = torch.tensor(prompt.after)
+        embeddings = self._embed(ids.to(device))
+        where = slot.to(device).unsqueeze(-1)
+        embeddings = embeddings.masked_scatter(where, pseudo.to(embeddings.dtype))
+        return _Padded(embeddings, mask.to(device))
+
+    def _logits(self, embeddings: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
+        output = self.model(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=keep,
+        )
+        return output.logits
+
+
+def load_language_model(
+    source: str,
+    *,
+    lora: LoraSettings | None,
+    adapter: Path | None = None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LanguageModel:
+    """Load a model from a directory or a hub id; freeze it and add LoRA.
+
+    Args:
+        source: directory or hub id of any `AutoModelForCausalLM` that needs no remote code.
+        lora: a fresh adapter's settings, or None for the frozen model alone.
+        adapter: a saved adapter to load instead of a fresh one.
+        device: where the model runs.
+        dtype: of the frozen weights; the adapter is kept in float32 by peft.
+
+    Raises:
+        GenerateError: there is no such model, or the hub cannot be reached.
+    """
+    folder = Path(source).expanduser()
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise GenerateError(
+            f"{source} is not a language model: it holds no config.json; "
+            "give a directory written by save_pretrained, or a hub id"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GenerateError(
+            f"cannot load a language model from {source}: {reason}; give a directory written by "
+            "save_pretrained, or a hub id that this machine has or can download"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise GenerateError(
+            f"the tokenizer of {source} has no end-of-text token, which answers need"
+        )
+    model.requires_grad_(False)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter))
+    elif lora is not None:
+        model = get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
+    return LanguageModel(model.to(device), tokenizer)
