@@ -1,0 +1,89 @@
+"""Publish files so that a reader never sees half of one.
+
+A file is written under a temporary name in its final folder, fsynced, renamed over its place, and
+the folder is fsynced: after a crash or a power cut either the old file is there or the whole new
+one. Temporary names carry the writer's process id, so that a later run can clear away what a dead
+writer left and touch nothing that a living one still writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_SUFFIX = ".tmp"
+_HASH_BLOCK = 1 << 20
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it into place when the block ends well.
+
+    The block writes and closes the temporary file. On any exception it is removed and `path`
+    stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, all or nothing."""
+    with publishing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def publish_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON, all or nothing."""
+    publish_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def remove_stale(folder: Path) -> int:
+    """Remove temporary files whose writer is no longer alive; return how many."""
+    removed = 0
+    for temporary in folder.glob(f"*{_SUFFIX}"):
+        pid = temporary.name.removesuffix(_SUFFIX).split(".")[-2:][0]
+        if pid.isdigit() and not _alive(int(pid)):
+            temporary.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file's contents."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

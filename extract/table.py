@@ -1,0 +1,151 @@
+"""The utterance table: one row an utterance, the one place where splits and labels live.
+
+Stage one reads where each utterance's words, voice and face are; stage two reads ids, splits,
+labels and dialogue order. The features know only ids, so a corrected label touches no shard.
+Parquet keeps the types; the schema is fixed here, so that every reader of a corpus hands over the
+same columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from extract.errors import ExtractError
+from extract.files import publishing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test", "unlabelled")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.string()),  # canonical class name
+        pa.field("score", pa.float64()),  # regression target
+        pa.field("text", pa.string()),
+        pa.field("language", pa.string(), nullable=False),  # "en", "zh", ...
+        pa.field("group", pa.string()),  # dialogue or video
+        pa.field("order", pa.int64()),  # place of the utterance in its group
+        pa.field("speaker", pa.string()),
+        pa.field("media", pa.string()),  # POSIX paths relative to the corpus's root
+        pa.field("audio", pa.string()),  # overrides `media` for the audio stream
+        pa.field("video", pa.string()),  # overrides `media` for the video stream
+        pa.field("start", pa.float64()),  # seconds in the file
+        pa.field("end", pa.float64()),
+    ],
+    metadata={"egmf_table_format": str(FORMAT_VERSION)},
+)
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What stage one needs to know of one row."""
+
+    id: str
+    split: str
+    text: str | None = None
+    audio: str | None = None
+    video: str | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write `frame` to `path` as Parquet, all or nothing.
+
+    Columns of `SCHEMA` that the frame lacks are written as nulls.
+
+    Raises:
+        ExtractError: a column is unknown, or holds values of another type.
+    """
+    import pyarrow.parquet as pq
+
+    unknown = [str(column) for column in frame.columns if column not in SCHEMA.names]
+    if unknown:
+        raise ExtractError(f"{path}: the table has unknown columns: {', '.join(unknown)}")
+    complete = frame.reindex(columns=SCHEMA.names)
+    try:
+        table = pa.Table.from_pandas(complete, schema=SCHEMA, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        raise ExtractError(f"{path}: the table does not fit its columns' types: {error}") from error
+    with publishing(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(SCHEMA.metadata), temporary)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote.
+
+    Returns:
+        The frame, with `None` for missing text, NaN for missing numbers and pandas' `Int64` for
+        `order`.
+
+    Raises:
+        ExtractError: the file is missing, is not such a table, or has another format version.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise ExtractError(f"{path}: no such table; run egmf-extract first") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ExtractError(f"{path}: not a readable Parquet file: {error}") from error
+    found = (table.schema.metadata or {}).get(b"egmf_table_format", b"none").decode()
+    if found != str(FORMAT_VERSION):
+        raise ExtractError(
+            f"{path}: table format {found}, but this version reads format {FORMAT_VERSION}; "
+            "run egmf-extract again to write it anew"
+        )
+    frame = table.to_pandas(types_mapper={pa.int64(): _nullable_integer()}.get)
+    for field in SCHEMA:
+        if pa.types.is_string(field.type):
+            values = frame[field.name].astype(object)
+            frame[field.name] = values.where(values.notna(), None)
+    return frame
+
+
+def utterances(frame: pd.DataFrame) -> list[Utterance]:
+    """Return the rows of a table as `Utterance`s, with one file named for each stream."""
+    columns = ["id", "split", "text", "media", "audio", "video", "start", "end"]
+    rows = frame.reindex(columns=columns).itertuples(index=False)
+    return [
+        Utterance(
+            id=row.id,
+            split=row.split,
+            text=_text(row.text),
+            audio=_text(row.audio) or _text(row.media),
+            video=_text(row.video) or _text(row.media),
+            start=_number(row.start),
+            end=_number(row.end),
+        )
+        for row in _named(rows)
+    ]
+
+
+def _named(rows: Iterable[Any]) -> Iterable[Any]:
+    # pandas types itertuples() as plain tuples; its rows do carry the columns' names.
+    return rows
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> float | None:
+    import pandas as pd
+
+    return None if pd.isna(value) else float(value)
+
+
+def _nullable_integer() -> Any:
+    import pandas as pd
+
+    return pd.Int64Dtype()

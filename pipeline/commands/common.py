@@ -1,0 +1,137 @@
+"""What every command shares: how it is run, how it fails, and how it shows progress.
+
+Results go to standard output, everything else to standard error, so that `--json` can be piped.
+A user's error is one line and exit code 1; a traceback means a defect of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import USER_ERRORS
+
+EXIT_USER_ERROR = 1
+EXIT_SET_ASIDE = 3
+EXIT_INTERRUPTED = 130
+LINE_SECONDS = 10.0
+
+Advance = Callable[[int], None]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"egmf {version('egmf')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and results only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+
+
+def run_command(command: Callable[..., None]) -> None:
+    """Run one typer command as a console script; never returns.
+
+    Errors of `USER_ERRORS` become `error: ...` on standard error and exit code 1.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(command)
+    try:
+        app()
+    except USER_ERRORS as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def note(message: str, *, quiet: bool = False) -> None:
+    """Print one line about the work on standard error."""
+    if not quiet:
+        typer.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as one JSON object on standard output."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str, *, quiet: bool = False) -> Iterator[Advance]:
+    """Show how much of `total` is done: a bar on a terminal, a line now and then elsewhere.
+
+    Yields:
+        A function that counts further units as done.
+    """
+    if quiet or total == 0:
+        yield lambda count: None
+    elif sys.stderr.isatty():
+        with _bar(title, total, unit) as advance:
+            yield advance
+    else:
+        yield _Lines(title, total, unit)
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:.1f} {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as display:
+        task = display.add_task(title, total=total)
+        yield lambda count: display.advance(task, count)
+
+
+class _Lines:
+    """Progress as plain lines, at most one every `LINE_SECONDS` and one at the end."""
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._started = self._shown = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if self._done < self._total and now - self._shown < LINE_SECONDS:
+            return
+        self._shown = now
+        rate = self._done / max(now - self._started, 1e-9)
+        left = (self._total - self._done) / max(rate, 1e-9)
+        note(
+            f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, "
+            f"{rate:.1f} {self._unit}/s, {left:.0f} s left"
+        )
