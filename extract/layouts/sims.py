@@ -1,0 +1,93 @@
+"""CH-SIMS: the first release's `metadata/` folder, or one list (`label.csv`) in MMSA-FET's form.
+
+The first release keeps labels, splits and transcripts apart: `metadata/sentiment/label_M.csv` (M is
+the multimodal label), row numbers into it in `metadata/{train,val,test}_index.csv`, and the Chinese
+text with a translation in `metadata/Translation.csv`. Clips are numbered with four digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from extract.errors import ExtractError
+from extract.layouts.base import BaseLayout, LayoutRequest, LayoutTable, ReleaseNotFoundError
+from extract.layouts.cells import Cells, read_cells
+from extract.layouts.clips import MMSA_MEDIA, Clip, read_clip_list, table_of_clips
+
+_LABELS = "metadata/sentiment/label_M.csv"
+_INDEX = "metadata/{part}_index.csv"
+_TRANSLATION = "metadata/Translation.csv"
+_PARTS = ("train", "val", "test")
+
+
+class SimsLayout(BaseLayout):
+    """CH-SIMS; `media` are the places where its clips may lie, in the order of trial."""
+
+    reader: Literal["sims"]
+    media: tuple[str, ...] = ("video/{video}_{clip}.mp4", MMSA_MEDIA)
+
+    def read(self, request: LayoutRequest) -> LayoutTable:
+        """Read the list of clips in whichever form is there."""
+        root = request.root
+        unplaced = 0
+        if (root / "label.csv").is_file():
+            clips = read_clip_list(root, "label.csv", "chinese")
+        elif (root / _LABELS).is_file():
+            clips, unplaced = _read_metadata(root)
+        else:
+            raise ReleaseNotFoundError(["label.csv", _LABELS], root)
+        # A spreadsheet on the way takes the zeros from clip numbers.
+        clips = [replace(clip, clip=clip.clip.zfill(4)) for clip in clips]
+        table = table_of_clips(request, clips, self.media)
+        if unplaced:
+            return replace(table, ignored={**table.ignored, "labels in no split": unplaced})
+        return table
+
+
+def _read_metadata(root: Path) -> tuple[list[Clip], int]:
+    """Join labels, splits and transcripts; also return how many labels are in no split."""
+    labels = read_cells(root / _LABELS)
+    labels.require(("video_id", "clip_id", "label"))
+    splits = _read_splits(root, len(labels.rows))
+    texts = _read_texts(root)
+    clips = []
+    for index, (origin, row) in enumerate(labels.located()):
+        if index in splits:
+            video, clip = _name(row, origin)
+            text = texts.get((video, clip))
+            clips.append(Clip(origin, video, clip, splits[index], row["label"], text))
+    return clips, len(labels.rows) - len(clips)
+
+
+def _read_splits(root: Path, size: int) -> dict[int, str]:
+    """Return the split of each row of the label file, counted from 0."""
+    splits: dict[int, str] = {}
+    for part in _PARTS:
+        cells = read_cells(root / _INDEX.format(part=part))
+        cells.require(("index",))
+        for origin, row in cells.located():
+            value = row["index"] or ""
+            if not value.isdecimal() or int(value) >= size:
+                raise ExtractError(
+                    f"{origin}: index {value!r} is no row of {_LABELS} (0-{size - 1})"
+                )
+            if int(value) in splits:
+                raise ExtractError(f"{origin}: row {value} is already in {splits[int(value)]}")
+            splits[int(value)] = part
+    return splits
+
+
+def _read_texts(root: Path) -> dict[tuple[str, str], str]:
+    cells: Cells = read_cells(root / _TRANSLATION)
+    cells.require(("video_id", "clip_id", "Chinese"))
+    return {_name(row, origin): text for origin, row in cells.located() if (text := row["Chinese"])}
+
+
+def _name(row: dict[str, str | None], origin: str) -> tuple[str, str]:
+    """Return a row's video and its clip in four digits."""
+    video, clip = row["video_id"], row["clip_id"]
+    if not video or not clip:
+        raise ExtractError(f"{origin} has no video_id or clip_id")
+    return video, clip.zfill(4)

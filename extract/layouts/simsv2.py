@@ -1,0 +1,29 @@
+"""CH-SIMS v2, the supervised part: `meta.csv` beside `Raw/<video>/<clip>.mp4`.
+
+Two versions of its labels circulate that give other scores: those of `meta.csv`, read here, and
+those inside `ch-simsv2s.pkl`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from extract.layouts.base import BaseLayout, LayoutRequest, LayoutTable, ReleaseNotFoundError
+from extract.layouts.clips import MMSA_MEDIA, read_clip_list, table_of_clips
+
+_LISTS = ("meta.csv", "label.csv")
+
+
+class SimsV2Layout(BaseLayout):
+    """CH-SIMS v2; `media` are the places where its clips may lie, in the order of trial."""
+
+    reader: Literal["simsv2"]
+    media: tuple[str, ...] = ("video/{video}_{clip}.mp4", MMSA_MEDIA)
+
+    def read(self, request: LayoutRequest) -> LayoutTable:
+        """Read the list of clips, under the name of the release or MMSA-FET's."""
+        name = next((name for name in _LISTS if (request.root / name).is_file()), None)
+        if name is None:
+            raise ReleaseNotFoundError(_LISTS, request.root)
+        clips = read_clip_list(request.root, name, "chinese")
+        return table_of_clips(request, clips, self.media)

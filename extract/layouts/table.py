@@ -1,0 +1,175 @@
+"""The generic layout: any table with `id`, `split` and whatever else is known of the utterances.
+
+A file seldom has these very columns, so each can be put together from the file's own
+(`audio: "wav/{file}"`), and the split can follow from a column such as the speaker.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+from extract.errors import ExtractError
+from extract.layouts.base import (
+    BaseLayout,
+    LayoutRequest,
+    LayoutRow,
+    LayoutTable,
+    ReleaseNotFoundError,
+)
+from extract.layouts.cells import Cells, read_cells
+from extract.paths import resolve_inside
+
+Field = Literal[
+    "id", "split", "label", "score", "text", "language", "group", "order", "speaker",
+    "media", "audio", "video", "start", "end",
+]  # fmt: skip
+
+FIELDS = tuple(field.name for field in fields(LayoutRow) if field.name != "origin")
+
+
+def _check_template(template: str) -> str:
+    """Accept text with plain `{column}` fields; they are looked up, never evaluated."""
+    for _, name, spec, conversion in string.Formatter().parse(template):
+        if name is not None and (not name or spec or conversion):
+            raise ValueError(f"{template!r}: only plain {{column}} fields may stand in a template")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_check_template)]
+
+
+class SplitBy(BaseModel):
+    """Splits by the values of one column; rows of no value named here are for training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str
+    valid: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if both := set(self.valid) & set(self.test):
+            raise ValueError(f"{min(both)!r} is in both valid and test")
+        return self
+
+
+class Source(BaseModel):
+    """One file and how its columns become those of the utterance table.
+
+    Attributes:
+        table: The file, relative to the dataset's folder or else to the manifest's.
+        columns: How to put a column together from the file's; the others have their own names.
+        split_by: Where the split follows from a column.
+        encoding: Of a CSV, TSV or JSONL file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: str
+    columns: dict[Field, Template] = {}
+    split_by: SplitBy | None = None
+    encoding: str = "utf-8"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.split_by is not None and "split" in self.columns:
+            raise ValueError("give split_by or a split column, not both")
+        return self
+
+
+class TableLayout(BaseLayout, Source):
+    """A table, and where a corpus has several, `more` of them."""
+
+    reader: Literal["table"]
+    more: tuple[Source, ...] = ()
+
+    def read(self, request: LayoutRequest) -> LayoutTable:
+        """Read every table, in the order given."""
+        rows = [row for source in (self, *self.more) for row in _read_source(source, request)]
+        return LayoutTable(tuple(rows))
+
+
+def _read_source(source: Source, request: LayoutRequest) -> Iterator[LayoutRow]:
+    cells = read_cells(_find(source.table, request), source.encoding)
+    templates = _templates(source, cells)
+    if source.split_by is not None:
+        _check_split_values(source.split_by, cells)
+    for origin, row in cells.located():
+        values: dict[str, Any] = {
+            field: _fill(template, row) for field, template in templates.items()
+        }
+        if source.split_by is not None:
+            values["split"] = _split_of(row[source.split_by.column], source.split_by)
+        for needed in ("id", "split"):
+            if not values[needed]:
+                raise ExtractError(f"{origin} has no {needed}")
+        yield LayoutRow(origin, **values)
+
+
+def _find(table: str, request: LayoutRequest) -> Path:
+    """Look for the file in the dataset's folder, then beside the manifest."""
+    for folder in (request.root, request.manifest_folder):
+        path = resolve_inside(folder, table, allow_symlinks=request.allow_symlinks)
+        if path.is_file():
+            return path
+    raise ReleaseNotFoundError([table], request.root)
+
+
+def _templates(source: Source, cells: Cells) -> dict[str, str]:
+    """Return a template for every field that the file can fill.
+
+    Raises:
+        ExtractError: a template names a column that is not there, or `id` or `split` has none.
+    """
+    for field, template in source.columns.items():
+        cells.require(_columns_of(template), wanted_by=field)
+    needed = ["id"]
+    if source.split_by is None:
+        needed.append("split")
+    else:
+        cells.require([source.split_by.column], wanted_by="split_by")
+    cells.require(field for field in needed if field not in source.columns)
+    own = {name: f"{{{name}}}" for name in FIELDS if name in cells.columns}
+    if source.split_by is not None:
+        own.pop("split", None)
+    return own | dict(source.columns)
+
+
+def _columns_of(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+
+
+def _fill(template: str, row: dict[str, str | None]) -> str | None:
+    """Fill a template in; the field is absent when a cell that it needs is empty."""
+    parts: list[str] = []
+    for literal, name, _, _ in string.Formatter().parse(template):
+        parts.append(literal)
+        if name is not None:
+            cell = row[name]
+            if cell is None:
+                return None
+            parts.append(cell)
+    return "".join(parts)
+
+
+def _split_of(value: str | None, rule: SplitBy) -> str:
+    if value in rule.valid:
+        return "valid"
+    return "test" if value in rule.test else "train"
+
+
+def _check_split_values(rule: SplitBy, cells: Cells) -> None:
+    """Refuse a value that no row has: a misspelt speaker would train on the test set."""
+    present = {row[rule.column] for row in cells.rows}
+    for value in (*rule.valid, *rule.test):
+        if value not in present:
+            raise ExtractError(
+                f"{cells.path}: no row has {rule.column} {value!r}, as split_by asks"
+            )
