@@ -143,15 +143,17 @@ def _span_notes(part: str, spans: dict[str, float | None], max_seconds: float) -
     """Say which rows the CSV's times show to be cut wrongly."""
     known = {name: span for name, span in spans.items() if span is not None}
     kinds = {
-        "times that cannot be read": spans.keys() - known.keys(),
-        f"over {max_seconds:g} s": {name for name, span in known.items() if span > max_seconds},
-        "ending where they start or before": {name for name, span in known.items() if span <= 0},
-        f"of at most {NEAR_EMPTY_SECONDS} s": {
+        "cannot be read": spans.keys() - known.keys(),
+        f"are over {max_seconds:g} s apart": {
+            name for name, span in known.items() if span > max_seconds
+        },
+        "end where they start or before": {name for name, span in known.items() if span <= 0},
+        f"are at most {NEAR_EMPTY_SECONDS} s apart": {
             name for name, span in known.items() if 0 < span <= NEAR_EMPTY_SECONDS
         },
     }
     return [
-        f"{part}: {len(names)} spans by the CSV's times {kind} ({some(names)})"
+        f"{part}: rows whose times in the CSV {kind}: {len(names)} ({some(names)})"
         for kind, names in kinds.items()
         if names
     ]
