@@ -77,7 +77,7 @@ def test_same_features_give_the_same_bytes(tmp_path: Path, counts: list[int]) ->
 def test_no_flipped_bit_goes_unseen(tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
     ids = ["a", "b"]
-    features = some_features([40, 20])
+    features = some_features([900, 300])
     write_shard(path, IDENTITY, ids, features, dim=6)
     clean = path.read_bytes()
     generator = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_no_flipped_bit_goes_unseen(tmp_path: Path) -> None:
             assert unchanged, f"byte {place} changed a value unseen"
         except ExtractError:
             seen += 1
-    assert seen > 250
+    assert seen > 200
 
 
 def test_damage_is_named_with_its_remedy(tmp_path: Path) -> None:
