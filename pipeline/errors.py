@@ -5,7 +5,7 @@ from generate.errors import GenerateError
 
 
 class PipelineError(Exception):
-    """A user's mistake in a manifest, a flag or a path: the message says what, where, what to do."""
+    """A user's mistake in a manifest, a flag or a path: says what, where, and what to do."""
 
 
 USER_ERRORS: tuple[type[Exception], ...] = (PipelineError, ExtractError, GenerateError)

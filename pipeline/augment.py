@@ -1,0 +1,65 @@
+"""What training does to its inputs so that the model bears missing and broken modalities.
+
+Some utterances lose one of their modalities, some have one replaced by noise. An utterance keeps at
+least one untouched modality, since with nothing left there is nothing to learn but the prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fuse.streams import Stream
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Changed streams; `dropped` and `corrupted` are [batch, modalities] bool."""
+
+    streams: dict[str, Stream]
+    dropped: Tensor
+    corrupted: Tensor
+
+
+def noise_like(stream: Stream, generator: torch.Generator) -> Tensor:
+    """Draw rows of standard normal noise in a stream's shape: right in scale, empty of meaning."""
+    return torch.randn(stream.value.shape, generator=generator)
+
+
+def replace_by_noise(stream: Stream, rows: Tensor, generator: torch.Generator) -> Stream:
+    """Replace the values of the utterances marked in `rows` [batch] by noise."""
+    noise = noise_like(stream, generator).to(stream.value)
+    chosen = rows.to(stream.value.device).view(-1, 1, 1)
+    keep = stream.mask.unsqueeze(-1).to(stream.value.dtype)
+    return replace(stream, value=torch.where(chosen, noise * keep, stream.value))
+
+
+def augment(
+    streams: Mapping[str, Stream], drop: float, noise: float, generator: torch.Generator
+) -> Augmented:
+    """Drop a modality of a share `drop` of utterances, spoil one of a share `noise` of the others.
+
+    Args:
+        streams: standardised streams on the CPU.
+        drop: share of utterances that lose one modality.
+        noise: share of utterances one of whose modalities becomes noise.
+        generator: the only source of randomness.
+    """
+    names = list(streams)
+    present = torch.stack([stream.present for stream in streams.values()], dim=1)
+    several = present.sum(dim=1) > 1
+    draw = torch.rand(len(present), generator=generator)
+    # A random present modality: the largest of random keys, absent ones excluded.
+    keys = torch.rand(present.shape, generator=generator).masked_fill(~present, -1.0)
+    chosen = torch.nn.functional.one_hot(keys.argmax(dim=1), len(names)).bool()
+    dropped = chosen & (several & (draw < drop)).unsqueeze(1)
+    corrupted = chosen & (several & (draw >= drop) & (draw < drop + noise)).unsqueeze(1)
+    changed = {}
+    for index, (name, stream) in enumerate(streams.items()):
+        noisy = replace_by_noise(stream, corrupted[:, index], generator)
+        mask = stream.mask & ~dropped[:, index].unsqueeze(1)
+        changed[name] = Stream(noisy.value * mask.unsqueeze(-1).to(noisy.value.dtype), mask)
+    return Augmented(changed, dropped, corrupted)

@@ -1,0 +1,177 @@
+"""`egmf-train`: train fusion and LoRA from the cache, score, and write the runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.common import Json, Quiet, Version, note, print_json, progress, run_command
+
+
+class Preset(StrEnum):
+    """Sizes of encoders and language model."""
+
+    tiny = "tiny"
+    base = "base"
+    large = "large"
+
+
+class Ablation(StrEnum):
+    """Parts that can be left out."""
+
+    local = "local"
+    semantic = "semantic"
+    global_ = "global"
+    gate = "gate"
+    lora = "lora"
+
+
+def train(
+    from_cache: Annotated[
+        bool, typer.Option("--from-cache", help="Use what is in the cache; extract nothing.")
+    ] = False,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Dataset; may be given several times. Default: what the cache holds."),
+    ] = None,
+    cache: Annotated[
+        Path, typer.Option(envvar="EGMF_CACHE", help="Where the features lie.")
+    ] = Path("cache"),
+    runs: Annotated[Path, typer.Option(help="Where the runs are written.")] = Path("runs"),
+    manifest: Annotated[
+        Path | None, typer.Option(help="Your own manifest, for a corpus of yours.")
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(envvar="EGMF_DATA", help="Raw data, where something must be extracted first."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="Name of the runs. Default: after modalities and ablation.")
+    ] = None,
+    preset: Annotated[
+        Preset | None, typer.Option(help="Default: tiny for the demo, else base.")
+    ] = None,
+    llm: Annotated[
+        str | None, typer.Option(help="Directory or hub id of a causal language model.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text features: spec or fingerprint.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio features: spec or fingerprint.")] = None,
+    visual: Annotated[
+        str | None, typer.Option(help="Visual features: spec or fingerprint.")
+    ] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="Comma-separated, such as text,audio. Default: all.")
+    ] = None,
+    ablate: Annotated[
+        list[Ablation] | None, typer.Option(help="Leave out a part; may be given several times.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Seed; may be given several times. Default: 1111 ... 5555 (tiny: 1111)."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training split.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, as key=value.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with unfinished runs.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace runs that are there.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: best.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    version: Version = False,
+) -> None:
+    """Train EGMF on cached features and score it on validation and test."""
+    import torch
+
+    from pipeline.errors import PipelineError
+    from pipeline.experiment import Request, run_experiment
+    from pipeline.llm import language_model_of
+    from pipeline.manifest import load_manifest
+    from pipeline.settings import resolve_settings
+    from pipeline.sources import MODALITY_ORDER, Source
+
+    if resume and fresh:
+        raise PipelineError("--resume and --fresh contradict each other; give one of them")
+    if manifest is not None:
+        load_manifest(manifest)
+    names = dataset or _cached_datasets(cache)
+    finished = []
+    for name in names:
+        size = (preset or (Preset.tiny if name == "demo" else Preset.base)).value
+        if not from_cache:
+            _extract(name, cache, data_root, manifest, size, modalities, quiet)
+        overrides = [*(set_ or []), *([f"epochs={epochs}"] if epochs else [])]
+        named = zip(MODALITY_ORDER, (text, audio, visual), strict=True)
+        request = Request(
+            source=Source(
+                dataset=name,
+                cache=cache,
+                modalities=tuple(m.strip() for m in (modalities or "").split(",") if m.strip()),
+                features={m: value for m, value in named if value is not None},
+                manifest=manifest,
+            ),
+            runs=runs,
+            experiment=experiment,
+            llm=language_model_of(size, llm, cache),
+            settings=resolve_settings(size, overrides),
+            ablate=tuple(part.value for part in ablate or ()),
+            seeds=tuple(seed or ((1111,) if size == "tiny" else (1111, 2222, 3333, 4444, 5555))),
+            device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            resume=resume,
+            fresh=fresh,
+        )
+        finished += run_experiment(
+            request,
+            lambda title, total: progress(title, total, "steps", quiet=quiet),
+            lambda line: note(line, quiet=quiet),
+        )
+    _show([folder.path for folder in finished], as_json=as_json)
+
+
+def _cached_datasets(cache: Path) -> list[str]:
+    """Return the datasets of the cache: every real one, and the demo when it is alone."""
+    from pipeline.errors import PipelineError
+
+    found = sorted(each.parent.name for each in cache.glob("*/utterances.parquet"))
+    if not found:
+        raise PipelineError(
+            f"{cache}: no cache; run egmf-extract --dataset NAME first (demo needs no data)"
+        )
+    return [name for name in found if name != "demo"] or found
+
+
+def _extract(
+    dataset: str,
+    cache: Path,
+    data_root: Path | None,
+    manifest: Path | None,
+    preset: str,
+    modalities: str | None,
+    quiet: bool,
+) -> None:
+    raise NotImplementedError
+
+
+def _show(folders: list[Path], *, as_json: bool) -> None:
+    """Print the headline figures of finished runs."""
+    import json
+
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    if as_json:
+        print_json([{"folder": str(f), **r} for f, r in zip(folders, results, strict=True)])
+        return
+    for folder, result in zip(folders, results, strict=True):
+        test = result.get("test") or result["valid"]
+        names = ("accuracy", "weighted_f1", "macro_f1", "mae", "corr")
+        shown = ", ".join(f"{n.replace('_', ' ')} {test[n]:.3f}" for n in names if test.get(n))
+        typer.echo(f"{folder}: {'test' if 'test' in result else 'validation'} {shown}")
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(train)

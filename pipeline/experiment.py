@@ -1,0 +1,212 @@
+"""One experiment: train each seed, score it, and write the result."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from extract.files import publish_json, publishing
+from pipeline.evaluation import Prompter, metrics_of, prediction_table, probe_noise, score
+from pipeline.features import Features, write_scaling
+from pipeline.items import questions_of
+from pipeline.llm import Llm
+from pipeline.model import Egmf, build_model, load_model
+from pipeline.results import baselines, best_possible, describe
+from pipeline.runs import RunFolder, environment, jsonable, prepare, run_folder
+from pipeline.settings import TrainSettings
+from pipeline.sources import Corpus, Source, default_experiment, open_corpus
+from pipeline.training import Progress, Task, train
+
+StepProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; `experiment` None names it after its modalities."""
+
+    source: Source
+    runs: Path
+    experiment: str | None
+    llm: Llm
+    settings: TrainSettings
+    ablate: tuple[str, ...]
+    seeds: tuple[int, ...]
+    device: torch.device
+    resume: bool
+    fresh: bool
+
+
+def run_experiment(
+    request: Request, progress: StepProgress, say: Callable[[str], None]
+) -> list[RunFolder]:
+    """Train and score every seed; returns the runs' folders.
+
+    Raises:
+        PipelineError: the cache lacks something, or a run stands in the way.
+    """
+    corpus = open_corpus(request.source, say)
+    experiment = request.experiment or default_experiment(corpus.sets, request.ablate)
+    folders = []
+    for seed in request.seeds:
+        folder = run_folder(request.runs, corpus.entry.name, experiment, seed)
+        folders.append(folder)
+        config = _config(request, corpus, experiment, seed)
+        if not prepare(folder, config, resume=request.resume, fresh=request.fresh):
+            say(f"{folder.path}: finished already; --fresh trains it again")
+            continue
+        _run(request, corpus, config, folder, seed, progress, say)
+    return folders
+
+
+def _config(request: Request, corpus: Corpus, experiment: str, seed: int) -> dict[str, Any]:
+    return {
+        "dataset": corpus.entry.name,
+        "experiment": experiment,
+        "seed": seed,
+        "llm": request.llm.source,
+        "modalities": list(corpus.sets),
+        "features": {name: each.fingerprint for name, each in corpus.sets.items()},
+        "table_sha256": corpus.table_sha256,
+        "fusion": "egmf",
+        "ablate": list(request.ablate),
+        "settings": request.settings.model_dump(mode="json"),
+    }
+
+
+def _run(
+    request: Request,
+    corpus: Corpus,
+    config: Mapping[str, Any],
+    folder: RunFolder,
+    seed: int,
+    progress: StepProgress,
+    say: Callable[[str], None],
+) -> None:
+    started = time.monotonic()
+    settings = request.settings
+    features = Features(corpus.sets, settings.pool)
+    for rows in corpus.utterances.values():
+        features.require([each.id for each in rows])
+    features.fit([each.id for each in corpus.utterances["train"]])
+    write_scaling(features.scaling, folder.scaling)
+    task = _task(corpus)
+    torch.manual_seed(seed)
+    model = build_model(
+        request.llm.source,
+        features.dims,
+        len(task.labels) + 1,
+        settings,
+        ablate=request.ablate,
+        device=request.device,
+    )
+    parameters = {
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "total": sum(p.numel() for p in model.parameters()),
+    }
+    loaded = time.monotonic()
+    say(
+        f"{folder.path}: {parameters['trainable']:,} of {parameters['total']:,} parameters train, "
+        f"on {len(corpus.utterances['train']):,} utterances of {', '.join(corpus.sets)}"
+    )
+    steps = -(-len(corpus.utterances["train"]) // settings.batch_size) * settings.epochs
+    with progress("training", steps) as advance:
+        done = train(
+            model,
+            features,
+            corpus.utterances,
+            task,
+            settings,
+            folder,
+            seed,
+            advance=advance,
+            say=say,
+        )
+    trained = time.monotonic()
+    model = load_model(folder.best, request.llm.source, request.device)
+    metrics = _evaluate(model, features, corpus, task, settings, folder)
+    result = {
+        **describe(request.llm, corpus, config, task),
+        **metrics,
+        "parameters": parameters,
+        "best_epoch": done.best_epoch,
+        "epochs": done.epoch,
+        "steps": done.step,
+        "seconds": {
+            "load": loaded - started,
+            "train": done.seconds,
+            "evaluate": time.monotonic() - trained,
+        },
+        "utterances_per_second": _rate(corpus, done),
+        "peak_memory_bytes": _peak_memory(request.device),
+        "environment": environment()["libraries"],
+    }
+    publish_json(folder.result, jsonable(result))
+
+
+def _task(corpus: Corpus) -> Task:
+    entry = corpus.entry
+    languages = sorted({each.language for rows in corpus.utterances.values() for each in rows})
+    scale = entry.scores.high - entry.scores.low if entry.scores else 1.0
+    return Task(
+        names=tuple(entry.task),
+        labels=tuple(label.name for label in entry.labels),
+        score_scale=scale,
+        protocol=entry.protocol,
+        questions=questions_of(entry, languages),
+    )
+
+
+def _evaluate(
+    model: Egmf,
+    features: Features,
+    corpus: Corpus,
+    task: Task,
+    settings: TrainSettings,
+    folder: RunFolder,
+) -> dict[str, Any]:
+    """Score every split but training, write the predictions, and compare with what is trivial."""
+    prompter = Prompter(model, task.questions)
+    config = model.fusion.config
+    found: dict[str, Any] = {}
+    for split, rows in corpus.utterances.items():
+        if split == "train" or not rows:
+            continue
+        scored = score(model, prompter, features, rows, task.names, settings.eval_batch_size)
+        table = prediction_table(scored, config.experts, tuple(config.inputs), settings.decision)
+        with publishing(folder.predictions(split)) as temporary:
+            table.to_csv(temporary, index=False)
+        if split == "unlabelled":
+            continue
+        found[split] = metrics_of(table, task.labels, task.protocol)
+        if split == "test" and table["language"].nunique() > 1:
+            found["by_language"] = {
+                str(language): metrics_of(part, task.labels, task.protocol)
+                for language, part in table.groupby("language")
+            }
+    test = corpus.utterances["test"]
+    found["baselines"] = baselines(corpus.utterances["train"], test, task)
+    found["ceiling"] = best_possible(corpus, features)
+    several = len(corpus.sets) > 1 and config.dynamic_gate
+    found["noise_probe"] = (
+        probe_noise(model, features, test, settings.eval_batch_size) if several else None
+    )
+    return found
+
+
+def _rate(corpus: Corpus, progress: Progress) -> float:
+    return len(corpus.utterances["train"]) * progress.epoch / max(progress.seconds, 1e-9)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,47 @@
+"""Which language model a run uses: a preset's, or the one that `--llm` names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PRESET_LLMS = {"base": "Qwen/Qwen2.5-0.5B", "large": "Qwen/Qwen2.5-7B"}
+TINY_FOLDER = Path("models") / "tiny" / "llm"
+
+
+@dataclass(frozen=True)
+class Llm:
+    """A language model's directory or hub id, and whether its weights are random."""
+
+    source: str
+    random_weights: bool
+
+
+def language_model_of(preset: str, named: str | None, cache: Path) -> Llm:
+    """Return the language model to use; the tiny one is made in the cache on first use."""
+    from generate.tiny import MARKER, make_tiny_llm
+
+    if named is None and preset == "tiny":
+        folder = cache / TINY_FOLDER
+        make_tiny_llm(folder, _tiny_texts())
+        named = str(folder)
+    source = named or PRESET_LLMS[preset]
+    return Llm(source, (Path(source).expanduser() / MARKER).is_file())
+
+
+def _tiny_texts() -> Iterator[str]:
+    """Yield what the tiny model will read and write, so that its tokens are words, not bytes."""
+    from generate.answers import number_answer, number_grid
+    from pipeline.demo.words import all_texts
+    from pipeline.manifest import load_manifest
+
+    manifest = load_manifest()
+    for entry in manifest.datasets.values():
+        for prompts in entry.prompts.values():
+            for lines in (prompts.classification, prompts.regression):
+                yield from lines or ()
+        for label in entry.labels:
+            yield from (label.en, label.zh)
+    yield from (f" {number_answer(x)}" for x in number_grid(-3.0, 3.0))
+    yield from all_texts()

@@ -1,0 +1,189 @@
+"""The whole model: fusion and language model, how they are built, saved and loaded.
+
+A saved model is a folder: the peft adapter (safetensors, loads with `PeftModel.from_pretrained`),
+`fusion.safetensors`, and `model.json` with what is needed to build the fusion again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fuse.fusion import EXPERTS, Fused, Fusion, FusionConfig
+from fuse.gates import balance_loss, reliability_loss
+from fuse.streams import Stream
+from generate.language_model import (
+    LanguageModel,
+    LoraSettings,
+    PromptTokens,
+    load_language_model,
+)
+from pipeline.settings import TrainSettings
+
+MODEL_FILE = "model.json"
+FUSION_FILE = "fusion.safetensors"
+
+
+@dataclass(frozen=True)
+class ItemBatch:
+    """The items of a batch: which utterance each belongs to, its prompt and its answer."""
+
+    row: Tensor
+    prompts: Sequence[PromptTokens]
+    answers: Sequence[str]
+
+
+@dataclass(frozen=True)
+class AuxiliaryTargets:
+    """Targets of the auxiliary head; -100 and NaN mark what is not labelled.
+
+    `label` [batch] int64, `score` [batch] float, scaled to about one.
+    """
+
+    label: Tensor
+    score: Tensor
+
+
+class Egmf(nn.Module):
+    """Fusion and language model, trained together; the language model's own weights stay frozen."""
+
+    def __init__(self, fusion: Fusion, language: LanguageModel) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.language = language
+
+    @property
+    def device(self) -> torch.device:
+        """Where the fusion's weights are."""
+        return next(self.fusion.parameters()).device
+
+    def fuse(self, streams: Mapping[str, Stream]) -> Fused:
+        """Fuse a batch of streams wherever they lie."""
+        device = self.device
+        return self.fusion(
+            {n: Stream(s.value.to(device), s.mask.to(device)) for n, s in streams.items()}
+        )
+
+    def loss(
+        self,
+        streams: Mapping[str, Stream],
+        items: ItemBatch,
+        auxiliary: AuxiliaryTargets,
+        corrupted: Tensor,
+        settings: TrainSettings,
+    ) -> Tensor:
+        """Return the training loss of a batch: answers, auxiliary head and the gate's terms."""
+        fused = self.fuse(streams)
+        summed, tokens = self.language.answer_loss(
+            items.prompts, items.answers, fused.pseudo_tokens[items.row.to(self.device)]
+        )
+        loss = summed / tokens
+        if settings.auxiliary_weight:
+            loss = loss + settings.auxiliary_weight * _auxiliary_loss(fused.targets, auxiliary)
+        if settings.balance_weight and len(self.fusion.config.experts) > 1:
+            loss = loss + settings.balance_weight * balance_loss(fused.gate)
+        if settings.reliability_weight and self.fusion.config.dynamic_gate:
+            hit = corrupted.to(self.device)
+            loss = loss + settings.reliability_weight * reliability_loss(fused.gate, hit)
+        return loss
+
+    def save(self, folder: Path) -> None:
+        """Write adapter, fusion and what is needed to build them again into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.language.save_adapter(folder)
+        weights = {n: w.detach().cpu().contiguous() for n, w in self.fusion.state_dict().items()}
+        save_file(weights, folder / FUSION_FILE)
+        (folder / MODEL_FILE).write_text(json.dumps(asdict(self.fusion.config), indent=1))
+
+    def trainable(self) -> dict[str, list[nn.Parameter]]:
+        """Return the trainable parameters of the fusion and of the adapter."""
+        return {
+            "fusion": [p for p in self.fusion.parameters() if p.requires_grad],
+            "lora": [p for p in self.language.parameters() if p.requires_grad],
+        }
+
+
+def build_model(
+    llm: str,
+    inputs: Mapping[str, int],
+    targets: int,
+    settings: TrainSettings,
+    *,
+    ablate: Sequence[str],
+    device: torch.device,
+) -> Egmf:
+    """Build a fresh model.
+
+    Args:
+        llm: directory or hub id of the language model.
+        inputs: feature dimension of each modality, in order.
+        targets: outputs of the auxiliary head.
+        settings: of the run.
+        ablate: parts to leave out; see `pipeline.settings.ABLATIONS`.
+        device: where it runs.
+
+    Raises:
+        GenerateError: the language model cannot be loaded.
+    """
+    lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
+    language = load_language_model(
+        llm,
+        lora=None if "lora" in ablate else lora,
+        device=device,
+        dtype=_compute_dtype(device),
+    )
+    config = FusionConfig(
+        inputs=dict(inputs),
+        embedding_dim=language.embedding_dim,
+        embedding_rms=language.embedding_rms,
+        dim=settings.dim,
+        heads=settings.heads,
+        layers=settings.layers,
+        kernels=settings.kernels,
+        rank=settings.rank,
+        tokens=settings.pseudo_tokens,
+        dropout=settings.dropout,
+        gate_temperature=settings.gate_temperature,
+        dynamic_gate="gate" not in ablate,
+        experts=tuple(name for name in EXPERTS if name not in ablate),
+        targets=targets,
+    )
+    return Egmf(Fusion(config).to(device), language)
+
+
+def load_model(folder: Path, llm: str, device: torch.device) -> Egmf:
+    """Load what `Egmf.save` wrote, for prediction."""
+    fields = json.loads((folder / MODEL_FILE).read_text())
+    fields["kernels"] = tuple(fields["kernels"])
+    fields["experts"] = tuple(fields["experts"])
+    fusion = Fusion(FusionConfig(**fields))
+    fusion.load_state_dict(load_file(folder / FUSION_FILE))
+    adapter = folder if (folder / "adapter_config.json").is_file() else None
+    language = load_language_model(
+        llm, lora=None, adapter=adapter, device=device, dtype=_compute_dtype(device)
+    )
+    return Egmf(fusion.to(device), language).eval()
+
+
+def _compute_dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _auxiliary_loss(outputs: Tensor, targets: AuxiliaryTargets) -> Tensor:
+    """Cross-entropy on the label and squared error on the score, where there is one."""
+    loss = outputs.sum() * 0.0
+    labels = targets.label.to(outputs.device)
+    if (labels >= 0).any():
+        logits = outputs[:, :-1]
+        loss = loss + nn.functional.cross_entropy(logits, labels, ignore_index=-100)
+    scores = targets.score.to(outputs)
+    known = ~scores.isnan()
+    if known.any():
+        loss = loss + (outputs[known, -1] - scores[known]).square().mean()
+    return loss

@@ -1,0 +1,174 @@
+"""The run store: where a run's files lie, and what is written once at its start and its end.
+
+    runs/{dataset}/{experiment}/seed-{n}/
+        config.yaml  environment.json  log.jsonl  scaling.json
+        checkpoint/  best/  predictions-{valid,test}.csv  result.json
+
+`result.json` is written last: a run without one is not finished.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from extract.files import publish_json, publish_text
+from pipeline.errors import PipelineError
+
+RESULT_FORMAT = 1
+LIBRARIES = (
+    "egmf", "torch", "transformers", "peft", "openai-whisper", "open_clip_torch", "h5py",
+    "dask", "numpy", "pandas", "scikit-learn", "tokenizers", "av",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and machine."""
+        return self.path / "environment.json"
+
+    @property
+    def log(self) -> Path:
+        """One line a step or an epoch."""
+        return self.path / "log.jsonl"
+
+    @property
+    def scaling(self) -> Path:
+        """Mean and deviation of each feature dimension."""
+        return self.path / "scaling.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything that is needed to go on after the last finished epoch."""
+        return self.path / "checkpoint"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the epoch with the best validation score."""
+        return self.path / "best"
+
+    @property
+    def result(self) -> Path:
+        """Metrics, written when everything else is."""
+        return self.path / "result.json"
+
+    def predictions(self, split: str) -> Path:
+        """Return the predictions of a split."""
+        return self.path / f"predictions-{split}.csv"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.result.is_file()
+
+    def append_log(self, line: Mapping[str, Any]) -> None:
+        """Append one JSON line to the log."""
+        with self.log.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(jsonable(line), ensure_ascii=False) + "\n")
+
+
+def run_folder(runs: Path, dataset: str, experiment: str, seed: int) -> RunFolder:
+    """Return where a run lies.
+
+    Raises:
+        PipelineError: the experiment's name is no plain folder name.
+    """
+    if Path(experiment).name != experiment or experiment.startswith("."):
+        raise PipelineError(f"--experiment {experiment}: give a plain name without '/'")
+    return RunFolder(runs / dataset / experiment / f"seed-{seed}")
+
+
+def prepare(folder: RunFolder, config: Mapping[str, Any], *, resume: bool, fresh: bool) -> bool:
+    """Make ready to train in `folder`; False when the run is finished already.
+
+    Raises:
+        PipelineError: the folder holds a run with other settings, or an unfinished one and neither
+            `resume` nor `fresh` was asked for.
+    """
+    text = yaml.safe_dump(jsonable(config), allow_unicode=True, sort_keys=False)
+    if fresh and folder.path.exists():
+        shutil.rmtree(folder.path)
+    if folder.config.is_file():
+        if folder.config.read_text(encoding="utf-8") != text:
+            raise PipelineError(
+                f"{folder.path}: holds a run with other settings or other features; "
+                "name another --experiment, or replace it with --fresh"
+            )
+        if folder.finished:
+            return False
+        if not resume:
+            raise PipelineError(
+                f"{folder.path}: holds an unfinished run; go on with --resume, "
+                "or start again with --fresh"
+            )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    publish_text(folder.config, text)
+    publish_json(folder.environment, environment())
+    return True
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine that a run's numbers depend on."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "libraries": versions,
+    }
+
+
+def publish_folder(partial: Path, place: Path) -> None:
+    """Move a finished folder into place; the old one stays until the new one is there."""
+    old = place.with_name(f"{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    partial.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(place: Path) -> None:
+    """Bring back the old folder when a run died between the two renames of `publish_folder`."""
+    old = place.with_name(f"{place.name}.old")
+    if not place.exists() and old.exists():
+        old.rename(place)
+
+
+def jsonable(value: Any) -> Any:
+    """Turn tuples into lists and what is not finite into None, all the way down."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,129 @@
+"""Settings of stage two: every knob of training, its default and its effect.
+
+The paper's own settings are not public (arXiv 2601.07565 gives no hyper-parameters), so these are
+documented choices, not claims. `--set key=value` changes any of them; a run stores them resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import PipelineError
+
+ABLATIONS = ("local", "semantic", "global", "gate", "lora")
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+
+
+class TrainSettings(BaseModel):
+    """Settings of one training run.
+
+    Attributes:
+        dim: Width of the experts.
+        heads: Attention heads of the semantic and global experts.
+        layers: Transformer layers of the global expert.
+        kernels: Widths, in rows, of the local expert's convolutions (odd).
+        rank: Rank of the semantic expert's bilinear term.
+        pseudo_tokens: Pseudo tokens in the prompt.
+        dropout: In the experts and the projector.
+        gate_temperature: Above one the gate is flatter.
+        lora_rank: Rank of LoRA on every linear layer of the language model.
+        lora_alpha: LoRA's scale; the update is multiplied by alpha / rank.
+        lora_dropout: Dropout before LoRA.
+        pool: Rows averaged into one before the experts, by modality (1 where not named). Whisper
+            writes 50 rows a second; 4 leaves 12.5.
+        epochs: Passes over the training split at most.
+        patience: Stop after this many epochs without a better validation score.
+        batch_size: Utterances a step.
+        fusion_lr: Peak learning rate of experts, gate and projector.
+        lora_lr: Peak learning rate of the adapter.
+        warmup: Share of all steps in which the rate rises, before the cosine.
+        weight_decay: AdamW's decay, on matrices alone.
+        clip: Largest gradient norm.
+        modality_dropout: Share of utterances that lose one of their modalities in training, so
+            that any subset works later.
+        modality_noise: Share of utterances one of whose modalities is replaced by noise, so that
+            the gate learns to turn a broken stream down.
+        balance_weight: Weight of the loss that keeps every expert in use.
+        reliability_weight: Weight of the loss on the gate's attention to noise.
+        auxiliary_weight: Weight of the auxiliary head on the fused vector (0 = none).
+        decision: Regression answers are the expectation over the grid, or its most likely number.
+        eval_batch_size: Utterances scored at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dim: Positive = 128
+    heads: Positive = 4
+    layers: Positive = 2
+    kernels: tuple[Positive, ...] = (1, 3, 5)
+    rank: Positive = 16
+    pseudo_tokens: Positive = 4
+    dropout: Share = 0.1
+    gate_temperature: Rate = 1.0
+    lora_rank: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Share = 0.05
+    pool: dict[str, Positive] = {"audio": 4}
+    epochs: Positive = 20
+    patience: Positive = 6
+    batch_size: Positive = 16
+    fusion_lr: Rate = 5e-4
+    lora_lr: Rate = 2e-4
+    warmup: Share = 0.1
+    weight_decay: Weight = 0.01
+    clip: Rate = 1.0
+    modality_dropout: Share = 0.15
+    modality_noise: Share = 0.15
+    balance_weight: Weight = 0.01
+    reliability_weight: Weight = 0.1
+    auxiliary_weight: Weight = 0.5
+    decision: Literal["expectation", "argmax"] = "expectation"
+    eval_batch_size: Positive = 64
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "dim": 64,
+        "batch_size": 32,
+        "epochs": 16,
+        "fusion_lr": 2e-3,
+        "lora_lr": 2e-3,
+    },
+    "base": {},
+    "large": {"lora_lr": 1e-4},
+}
+
+
+def resolve_settings(preset: str, overrides: Iterable[str]) -> TrainSettings:
+    """Combine a preset with `key=value` overrides; values are read as YAML.
+
+    Raises:
+        PipelineError: an override is malformed, unknown or out of range.
+    """
+    values: dict[str, Any] = dict(PRESETS[preset])
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise PipelineError(f"--set {override}: expected key=value")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise PipelineError(f"--set {override}: {text!r} is no value") from error
+    try:
+        return TrainSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = f"; known: {', '.join(TrainSettings.model_fields)}"
+        unknown = first["type"] == "extra_forbidden"
+        raise PipelineError(
+            f"--set {key}: {'no such setting' + known if unknown else first['msg']}"
+        ) from error

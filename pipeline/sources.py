@@ -1,0 +1,132 @@
+"""What stage two reads: a dataset's table and one feature set for each modality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from extract.features import FeatureSet, list_feature_sets
+from extract.files import sha256_of
+from extract.table import read_table
+from pipeline.errors import PipelineError
+from pipeline.items import Utterance, utterances_of
+from pipeline.manifest import DatasetEntry, load_manifest, nearest
+
+MODALITY_ORDER = ("text", "audio", "visual")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where stage two's input lies.
+
+    `features` names a feature set (spec, slug or the first letters of a fingerprint) by modality;
+    `modalities` is empty for all that the cache has.
+    """
+
+    dataset: str
+    cache: Path
+    modalities: tuple[str, ...]
+    features: Mapping[str, str]
+    manifest: Path | None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What stage two reads of a dataset."""
+
+    entry: DatasetEntry
+    utterances: Mapping[str, Sequence[Utterance]]
+    table_sha256: str
+    sets: Mapping[str, FeatureSet]
+
+
+def open_corpus(source: Source, say: Callable[[str], None]) -> Corpus:
+    """Read a dataset's table and choose its feature sets.
+
+    Raises:
+        PipelineError: there is no cache, or no or several feature sets fit.
+    """
+    entry = load_manifest(source.manifest).dataset(source.dataset)
+    path = source.cache / source.dataset / "utterances.parquet"
+    if not path.is_file():
+        raise PipelineError(
+            f"{source.cache}: no cache of {source.dataset!r}; "
+            f"run egmf-extract --dataset {source.dataset} first"
+        )
+    utterances: dict[str, list[Utterance]] = {name: [] for name in ("train", "valid", "test")}
+    for each in utterances_of(read_table(path)):
+        utterances.setdefault(each.split, []).append(each)
+    for split in ("train", "valid"):
+        if not utterances[split]:
+            raise PipelineError(
+                f"{path}: no utterance in the split {split!r}, which training needs"
+            )
+    sets = choose_feature_sets(source, say)
+    return Corpus(entry, utterances, sha256_of(path), sets)
+
+
+def choose_feature_sets(source: Source, say: Callable[[str], None]) -> dict[str, FeatureSet]:
+    """Choose one feature set for each modality.
+
+    A modality that no utterance has is left out, with a word, unless it was asked for by name.
+
+    Raises:
+        PipelineError: none fits, or several do and none was named.
+    """
+    by_modality: dict[str, list[FeatureSet]] = {}
+    for each in list_feature_sets(source.cache, source.dataset):
+        by_modality.setdefault(each.modality, []).append(each)
+    known = sorted(by_modality, key=lambda m: (m not in MODALITY_ORDER, _place(m), m))
+    if not known:
+        raise PipelineError(
+            f"{source.cache / source.dataset}: holds no features; "
+            f"run egmf-extract --dataset {source.dataset} first"
+        )
+    for name in (*source.modalities, *source.features):
+        if name not in by_modality:
+            raise PipelineError(
+                f"no {name!r} features of {source.dataset!r} in {source.cache}"
+                f"{nearest(name, known)}; there are: {', '.join(known)}"
+            )
+    chosen = {}
+    for name in known:
+        if source.modalities and name not in source.modalities:
+            continue
+        one = _one_of(name, by_modality[name], source.features.get(name))
+        if not source.modalities and not any(one.lengths().values()):
+            say(f"{name}: no utterance of {source.dataset} has it; left out")
+            continue
+        chosen[name] = one
+    if not chosen:
+        raise PipelineError(f"{source.dataset!r}: every feature set is empty; nothing to train on")
+    return chosen
+
+
+def default_experiment(sets: Mapping[str, FeatureSet], ablate: Sequence[str]) -> str:
+    """Name an experiment after its modalities and what it leaves out."""
+    full = set(sets) >= set(MODALITY_ORDER)
+    name = "egmf" if full else f"egmf-{'+'.join(sets)}"
+    return name + "".join(f"-no-{part}" for part in ablate)
+
+
+def _place(modality: str) -> int:
+    return MODALITY_ORDER.index(modality) if modality in MODALITY_ORDER else len(MODALITY_ORDER)
+
+
+def _one_of(modality: str, sets: Sequence[FeatureSet], wanted: str | None) -> FeatureSet:
+    fitting = [
+        each
+        for each in sets
+        if wanted is None
+        or wanted in (each.encoder, each.slug)
+        or (len(wanted) >= 4 and each.fingerprint.startswith(wanted))
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = "; ".join(f"{each.fingerprint[:8]} ({each.encoder})" for each in sets)
+    if not fitting:
+        raise PipelineError(f"no {modality} features fit {wanted!r}; there are: {listed}")
+    raise PipelineError(
+        f"several {modality} feature sets: {listed}; name one with --{modality} FINGERPRINT"
+    )
