@@ -130,15 +130,18 @@ class _Checker:
         self._labels = {word: label.name for label in entry.labels for word in label.spellings()}
         self._origins: dict[str, str] = {}
         self._safe_paths: set[str] = set()
-        self._bad_spans: list[str] = []
+        self._early_spans: list[str] = []
+        self._empty_spans: list[str] = []
 
     def record(self, row: LayoutRow) -> dict[str, Any]:
         """Return one row of the table."""
         identity = self._id(row)
         start = self._number(row, "start", row.start)
         end = self._number(row, "end", row.end)
-        if (start or 0.0) < 0 or (end is not None and end <= (start or 0.0)):
-            self._bad_spans.append(identity)
+        if start is not None and start < 0:
+            self._early_spans.append(identity)
+        if end is not None and end <= max(start or 0.0, 0.0):
+            self._empty_spans.append(identity)
         split = self._split(row)
         label, score = self._targets(row, split)
         return {
@@ -160,12 +163,14 @@ class _Checker:
 
     def notes(self) -> list[str]:
         """Return what was found in all rows together."""
-        notes = []
-        if self._bad_spans:
-            notes.append(
-                f"{len(self._bad_spans)} rows have a span that starts before 0 or does not end "
-                f"after its start ({', '.join(self._bad_spans[:3])}); their media count as absent"
+        notes = [
+            f"{what}: {len(ids)} ({', '.join(ids[:3])}{', …' if len(ids) > 3 else ''})"
+            for what, ids in (
+                ("rows whose span starts before its file and begins at 0", self._early_spans),
+                ("rows whose span is empty, so that their media are absent", self._empty_spans),
             )
+            if ids
+        ]
         if known := [bad.id for bad in self._entry.known_bad if bad.id in self._origins]:
             notes.append(f"{len(known)} items are known to be damaged (known_bad in the manifest)")
         return notes

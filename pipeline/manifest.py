@@ -8,18 +8,18 @@ that names the file, the entry, the field and what was expected, rather than a l
 from __future__ import annotations
 
 import difflib
-import re
 import string
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from extract.layouts import Layout
 from pipeline.demo.spec import DemoSpec
 from pipeline.errors import PipelineError
+from pipeline.yaml_files import as_mapping, explain, read_yaml
 
 Task = Literal["classification", "regression"]
 SplitName = Literal["train", "valid", "test", "unlabelled"]
@@ -200,7 +200,8 @@ class DatasetEntry(_Strict):
         )
 
 
-class Manifest(_Strict):
+@dataclass(frozen=True)
+class Manifest:
     """The entries of the built-in file and of a user's file, by name."""
 
     datasets: dict[str, DatasetEntry]
@@ -240,27 +241,31 @@ def load_manifest(extra: Path | None = None) -> Manifest:
         PipelineError: a file is missing, is no YAML, or holds a wrong field.
     """
     builtin = builtin_manifest()
-    documents = [(builtin, _read_yaml(builtin))]
+    documents = [(builtin, read_yaml(builtin))]
     if extra is not None:
-        documents.append((extra, _read_yaml(extra)))
+        documents.append((extra, read_yaml(extra)))
     shared: dict[str, Any] = {}
     entries: dict[str, DatasetEntry] = {}
     for path, document in documents:
-        shared = _overlay(shared, _mapping(document.get("prompts", {}), path, "prompts"))
-        for name, raw in _mapping(document.get("datasets", {}), path, "datasets").items():
+        if unknown := sorted(document.keys() - {"prompts", "datasets"}, key=str):
+            raise PipelineError(
+                f"{path}: unknown field {unknown[0]!r}; a manifest holds 'datasets' and 'prompts'"
+            )
+        shared = _overlay(shared, as_mapping(document.get("prompts", {}), path, "prompts"))
+        for name, raw in as_mapping(document.get("datasets", {}), path, "datasets").items():
             if name in entries:
                 raise PipelineError(
                     f"{path}: dataset {name!r} is already in {entries[name].manifest}: "
                     "give yours another name"
                 )
             entries[name] = _entry(path, name, raw, shared)
-    return Manifest.model_construct(datasets=entries)
+    return Manifest(entries)
 
 
 def _entry(path: Path, name: Any, raw: Any, shared: dict[str, Any]) -> DatasetEntry:
     """Validate one entry, its prompts laid over the shared ones."""
     where = f"dataset {name!r}"
-    fields = _mapping(raw, path, where)
+    fields = as_mapping(raw, path, where)
     if reserved := {"name", "manifest"} & fields.keys():
         raise PipelineError(f"{path}: {where}, field {min(reserved)!r}: unknown field")
     prompts = fields.get("prompts", {})
@@ -271,7 +276,7 @@ def _entry(path: Path, name: Any, raw: Any, shared: dict[str, Any]) -> DatasetEn
             {**fields, "name": name, "manifest": path, "prompts": prompts}
         )
     except ValidationError as error:
-        raise PipelineError(f"{path}: {where}, {_explain(error, fields)}") from None
+        raise PipelineError(f"{path}: {where}, {explain(error)}") from None
 
 
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,73 +287,3 @@ def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(below, Mapping) and isinstance(tasks, Mapping)
         merged[language] = {**below, **tasks} if both else tasks
     return merged
-
-
-def _mapping(value: Any, path: Path, where: str) -> dict[Any, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise PipelineError(f"{path}: {where}: expected a mapping, got {value!r:.80}")
-    return value
-
-
-def _explain(error: ValidationError, raw: Mapping[str, Any]) -> str:
-    """Put the first of pydantic's findings into one line."""
-    first, *rest = error.errors(include_url=False)
-    location = [str(part) for part in first["loc"] if part != "[key]"]
-    if location[:1] == ["layout"] and len(location) > 1:
-        del location[1]  # the reader's name, which pydantic puts in to tell the layouts apart
-    kind, message, value = first["type"], first["msg"], first["input"]
-    if kind == "missing":
-        said = "is missing"
-    elif kind == "extra_forbidden":
-        said = "unknown field"
-    elif kind == "union_tag_not_found":
-        said = "needs a reader"
-    elif kind == "value_error":
-        said = message.removeprefix("Value error, ")
-    else:
-        if kind.endswith("_parsing") or kind.startswith("int_"):
-            message = message.split(",")[0]
-        expected = re.sub(r"\ba valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
-        expected = re.sub(r"^Input should (be )?", "expected ", expected)
-        said = f"{expected}, got {value!r:.80}"
-    field = f"field {'.'.join(location)!r}: " if location else ""
-    more = f" (and {len(rest)} more)" if rest else ""
-    return f"{field}{said}{more}".replace("\n", " ")
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where YAML keeps the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.value[index][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise PipelineError(f"manifest {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"manifest {path} cannot be read: {error}") from None
-    try:
-        document = yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f" line {mark.line + 1}" if mark else ""
-        raise PipelineError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise PipelineError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    document = _mapping(document, path, "the file")
-    if unknown := sorted(set(document) - {"prompts", "datasets"}, key=str):
-        raise PipelineError(
-            f"{path}: unknown field {unknown[0]!r}; a manifest holds 'datasets' and 'prompts'"
-        )
-    return document

@@ -2,7 +2,7 @@
 
 A transcript line reads `video___clip___start___end___sentence` (seconds). Labels lie in the SDK's
 own files; the list of clips (`label.csv`) is therefore needed beside the videos. A few spans start
-up to half a second before their video does; they begin at 0 instead.
+up to half a second before their video does; they are left as they are.
 """
 
 from __future__ import annotations
@@ -78,16 +78,13 @@ def _spans_of_videos(
                 clip,
                 text=clip.text or segment.text,
                 media=pattern.format(video=clip.video, clip=clip.clip),
-                start=max(segment.start, 0.0),
+                start=segment.start,
                 end=segment.end,
             )
         )
     names = {row.id for row in rows}
     findings = {
         "no transcript line, so no span and no media": names - segments.keys(),
-        "a span that starts before the video, begun at 0": {
-            name for name in names & segments.keys() if segments[name].start < 0
-        },
         f"a span over {request.max_seconds:g} s": {
             name
             for name in names & segments.keys()

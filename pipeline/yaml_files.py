@@ -1,0 +1,91 @@
+"""Reading of YAML that people wrote, and of what pydantic finds wrong with it, in one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.errors import PipelineError
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Read a file whose top level is a mapping.
+
+    Raises:
+        PipelineError: it is missing, is no YAML, or gives a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path} cannot be read: {error}") from None
+    try:
+        document = yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" line {mark.line + 1}" if mark else ""
+        raise PipelineError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise PipelineError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    return as_mapping(document, path, "the file")
+
+
+def as_mapping(value: Any, path: Path, where: str) -> dict[Any, Any]:
+    """Return a mapping; nothing counts as an empty one.
+
+    Raises:
+        PipelineError: it is something else; the message names `path` and `where`.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise PipelineError(f"{path}: {where}: expected a mapping, got {value!r:.80}")
+    return value
+
+
+def explain(error: ValidationError) -> str:
+    """Put the first of pydantic's findings into one line: field, what was expected, what came."""
+    first, *rest = error.errors(include_url=False)
+    location = [str(part) for part in first["loc"] if part != "[key]"]
+    if location[:1] == ["layout"] and len(location) > 1:
+        del location[1]  # the reader's name, which pydantic puts in to tell the layouts apart
+    kind, message, value = first["type"], first["msg"], first["input"]
+    if kind == "missing":
+        said = "is missing"
+    elif kind == "extra_forbidden":
+        said = "unknown field"
+    elif kind == "union_tag_not_found":
+        said = "needs a reader"
+    elif kind == "value_error":
+        said = message.removeprefix("Value error, ")
+    else:
+        if kind.endswith("_parsing") or kind.startswith("int_"):
+            message = message.split(",")[0]
+        expected = re.sub(r"\ba valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
+        expected = re.sub(r"^Input should (be )?", "expected ", expected)
+        said = f"{expected}, got {value!r:.80}"
+    field = f"field {'.'.join(location)!r}: " if location else ""
+    more = f" (and {len(rest)} more)" if rest else ""
+    return f"{field}{said}{more}".replace("\n", " ")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, where YAML keeps the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # "<<", whose keys may be given again
+            key = self.construct_object(key_node, deep=True)
+            if key in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            keys.append(key)
+        return super().construct_mapping(node, deep)
