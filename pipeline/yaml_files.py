@@ -8,8 +8,19 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.errors import PipelineError
+
+# What pydantic calls things, and what somebody who writes YAML calls them.
+_PLAIN_WORDS = (
+    (r"^Input should (be )?", "expected "),
+    (r"a valid (?=[aeiou])", "an "),
+    (r"a valid ", "a "),
+    (r"a dictionary( or .*)?", "a mapping"),
+    (r"a tuple", "a list"),
+    (r"expected (greater|less) than", r"expected a value \1 than"),
+)
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
@@ -54,24 +65,32 @@ def explain(error: ValidationError) -> str:
     location = [str(part) for part in first["loc"] if part != "[key]"]
     if location[:1] == ["layout"] and len(location) > 1:
         del location[1]  # the reader's name, which pydantic puts in to tell the layouts apart
-    kind, message, value = first["type"], first["msg"], first["input"]
-    if kind == "missing":
-        said = "is missing"
-    elif kind == "extra_forbidden":
-        said = "unknown field"
-    elif kind == "union_tag_not_found":
-        said = "needs a reader"
-    elif kind == "value_error":
-        said = message.removeprefix("Value error, ")
-    else:
-        if kind.endswith("_parsing") or kind.startswith("int_"):
-            message = message.split(",")[0]
-        expected = re.sub(r"\ba valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
-        expected = re.sub(r"^Input should (be )?", "expected ", expected)
-        said = f"{expected}, got {value!r:.80}"
     field = f"field {'.'.join(location)!r}: " if location else ""
     more = f" (and {len(rest)} more)" if rest else ""
-    return f"{field}{said}{more}".replace("\n", " ")
+    return f"{field}{_say(first)}{more}".replace("\n", " ")
+
+
+def _say(finding: ErrorDetails) -> str:
+    kind, message, got = finding["type"], finding["msg"], f"got {finding['input']!r:.80}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "unknown field"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind == "union_tag_not_found":
+        return f"{finding['ctx']['discriminator']} is missing"
+    if kind == "union_tag_invalid":
+        context = finding["ctx"]
+        return (
+            f"{context['discriminator']} must be one of {context['expected_tags']}, "
+            f"got '{context['tag']}'"
+        )
+    if kind.endswith("_parsing") or kind.startswith("int_"):
+        message = message.split(",")[0]
+    for pattern, plain in _PLAIN_WORDS:
+        message = re.sub(pattern, plain, message)
+    return f"{message}, {got}"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
