@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from generate.decoding import AnswerTree, answer_log_probabilities, build_tree, tree_attention
 from generate.errors import GenerateError
@@ -227,6 +228,8 @@ def load_language_model(
     Raises:
         GenerateError: there is no such model, or the hub cannot be reached.
     """
+    # Loading bars of a library in the middle of our own are noise.
+    transformers_logging.disable_progress_bar()
     folder = Path(source).expanduser()
     if folder.exists() and not (folder / "config.json").is_file():
         raise GenerateError(

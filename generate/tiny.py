@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 MARKER = "RANDOM_WEIGHTS"
 END = "<|endoftext|>"
+LARGEST_LOGIT = 25.0
 
 
 def make_tiny_llm(
@@ -32,9 +33,9 @@ def make_tiny_llm(
 ) -> None:
     """Make the model in `folder` unless it is there already.
 
-    The tokenizer's merges are learned from `texts`; any other text falls back to bytes. The weights
-    are drawn wide enough (standard deviation 0.1) for the output layer to express certainty, which
-    a random model of this width otherwise cannot.
+    The tokenizer's merges are learned from `texts`; any other text falls back to bytes. The output
+    layer is drawn wide enough to express certainty: final states have a root mean square of one, so
+    no logit can exceed the hidden width times the weights' standard deviation.
     """
     if (folder / MARKER).is_file():
         return
@@ -59,7 +60,7 @@ def make_tiny_llm(
         num_attention_heads=heads,
         num_key_value_heads=max(1, heads // 2),
         max_position_embeddings=2048,
-        initializer_range=0.1,
+        initializer_range=hidden**-0.5,
         tie_word_embeddings=False,
         eos_token_id=wrapped.eos_token_id,
         bos_token_id=None,
@@ -68,6 +69,7 @@ def make_tiny_llm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
+        torch.nn.init.normal_(model.lm_head.weight, std=LARGEST_LOGIT / hidden)
     model.save_pretrained(partial)
     wrapped.save_pretrained(partial)
     (partial / MARKER).write_text("Random weights: for trying the pipeline, not for results.\n")

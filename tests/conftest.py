@@ -1,0 +1,35 @@
+"""Shared fixtures: a small cache with known signals and a small language model."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers_toy import write_toy_cache, write_toy_manifest
+
+
+@pytest.fixture(scope="session")
+def toy_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a small language model, for reading only."""
+    from generate.tiny import make_tiny_llm
+    from pipeline.manifest import load_manifest
+
+    folder = tmp_path_factory.mktemp("llm") / "tiny"
+    prompts = load_manifest().dataset("demo").prompts.values()
+    lines = [line for p in prompts for line in (*(p.classification or ()), *(p.regression or ()))]
+    make_tiny_llm(folder, [*lines, "anger joy", "愤怒 喜悦", "+0.5 -1.0"], hidden=32, layers=1)
+    return folder
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """Make a folder with `toy.yaml` and `cache/toy`: 96 utterances, three modalities."""
+    write_toy_manifest(tmp_path / "toy.yaml")
+    write_toy_cache(tmp_path / "cache")
+    return tmp_path
