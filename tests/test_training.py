@@ -27,15 +27,8 @@ from tests.helpers_toy import DIMS, toy_features, toy_table, write_feature_set, 
 
 SETTINGS = resolve_settings(
     "tiny",
-    [
-        "epochs=8",
-        "dim=16",
-        "heads=2",
-        "layers=1",
-        "batch_size=16",
-        "fusion_lr=0.01",
-        "lora_lr=0.01",
-    ],
+    ["epochs=8", "dim=16", "heads=2", "layers=1", "batch_size=16"]
+    + ["fusion_lr=0.01", "lora_lr=0.01"],
 )
 
 
