@@ -1,0 +1,76 @@
+"""Read runs, make every section, write the chosen formats."""
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from extract.files import publish_text
+from pipeline.errors import PipelineError
+from pipeline.report.load import Run, SkippedRun, load_runs
+from pipeline.report.sections import Section, make_section
+from pipeline.report.writers import csv_text, latex_text, markdown_text
+
+Format = Literal["md", "csv", "latex", "html"]
+FORMATS: tuple[Format, ...] = ("md", "csv", "latex", "html")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    sections: tuple[Section, ...]
+    skipped: tuple[SkippedRun, ...]
+    files: tuple[Path, ...]
+
+
+def build_report(runs: Path, out: Path, formats: tuple[Format, ...] = FORMATS) -> Report:
+    """Write the report of all runs below a folder.
+
+    Raises:
+        PipelineError: When there is no run, no finished run, or `out` cannot be written.
+    """
+    loaded = load_runs(runs)
+    if not loaded.runs:
+        reasons = "; ".join(f"{run.name}: {run.reason}" for run in loaded.skipped)
+        raise PipelineError(
+            f"no finished run in {runs} ({reasons}); finish one with: egmf-train --from-cache"
+        )
+    by_dataset = groupby(loaded.runs, _dataset)
+    sections = tuple(
+        make_section(number, list(members), draw="html" in formats)
+        for number, (_, members) in enumerate(by_dataset, start=1)
+    )
+    files: list[Path] = []
+    try:
+        for name, text in _texts(sections, loaded.skipped, formats):
+            publish_text(out / name, text)
+            files.append(out / name)
+    except OSError as error:
+        raise PipelineError(f"cannot write the report to {out}: {error}") from error
+    return Report(sections, loaded.skipped, tuple(files))
+
+
+def _texts(
+    sections: tuple[Section, ...], skipped: tuple[SkippedRun, ...], formats: tuple[Format, ...]
+) -> list[tuple[str, str]]:
+    texts = []
+    if "html" in formats:
+        from pipeline.report.page import html_text
+
+        texts.append(("index.html", html_text(sections, skipped)))
+    if "md" in formats:
+        texts.append(("report.md", markdown_text(sections, skipped)))
+    for section in sections:
+        for table in section.tables:
+            measured = not table.name.endswith("-published")
+            notes = (*table.notes, *(section.notes if measured else ()))
+            if "csv" in formats:
+                texts.append((f"tables/{table.name}.csv", csv_text(table)))
+            if "latex" in formats:
+                texts.append((f"tables/{table.name}.tex", latex_text(table, notes)))
+    return texts
+
+
+def _dataset(run: Run) -> str:
+    return run.result.dataset

@@ -1,0 +1,237 @@
+"""Read finished runs; list by name, with the reason, those that cannot be used.
+
+A run folder belongs to another process that may still be writing, may have been killed, or may
+come from another version. Nothing found there is trusted: what is incomplete or does not fit is
+set aside and printed, so that no figure is averaged over it in silence.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pipeline.errors import PipelineError
+
+Task = Literal["classification", "regression"]
+Protocol = Literal["emotion", "mosi", "sims"]
+Metrics = dict[str, Any]
+
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "classification": ("n_classification", "accuracy", "weighted_f1", "macro_f1", "confusion"),
+    "regression": ("n_regression", "mae", "corr", "acc5"),
+}
+_TEXT_COLUMNS = ("id", "task", "language", "truth", "answer", "prediction", "valid")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class FeatureRecord(_Record):
+    """The feature set that a run read for one modality."""
+
+    slug: str
+    fingerprint: str
+    encoder: str
+    dim: int
+    random_weights: bool
+
+
+class ProbeRecord(_Record):
+    """Mean gate weight on one modality before and after its input is replaced by noise."""
+
+    before: float
+    after: float
+    drop: float
+    p_value: float
+    n: int
+
+
+class RunResult(_Record):
+    """`result.json` as training writes it; keys of later formats' additions are ignored."""
+
+    format: Literal[1]
+    status: Literal["complete"]
+    dataset: str
+    title: str
+    experiment: str
+    seed: int
+    task: tuple[Task, ...]
+    protocol: Protocol
+    modalities: tuple[str, ...]
+    fusion: str
+    ablate: tuple[str, ...]
+    context: int
+    random_weights: bool
+    llm: str
+    labels: tuple[str, ...]
+    label_words: dict[str, dict[str, str]] = {}
+    table_sha256: str
+    features: dict[str, FeatureRecord]
+    count_mismatch: str | None = None
+    quarantined: dict[str, dict[str, int]] = {}
+    test: Metrics
+    valid: Metrics
+    by_language: dict[str, Metrics] = {}
+    baselines: dict[str, Metrics]
+    ceiling: Metrics | None = None
+    noise_probe: dict[str, ProbeRecord] | None = None
+    parameters: dict[str, int]
+    best_epoch: int
+    epochs: int
+    steps: int
+    seconds: dict[str, float]
+    utterances_per_second: float | None
+    peak_memory_bytes: int | None
+    environment: dict[str, str]
+
+    @model_validator(mode="after")
+    def _has_the_metrics_of_its_tasks(self) -> "RunResult":
+        if not self.task:
+            raise ValueError("task is empty")
+        for task in self.task:
+            missing = [key for key in _NEEDED[task] if key not in self.test]
+            if missing:
+                raise ValueError(f"test lacks {', '.join(missing)}")
+        if "classification" in self.task:
+            rows = self.test["confusion"]
+            side = len(self.labels)
+            if len(rows) != side or any(len(row) != side for row in rows):
+                raise ValueError(f"test.confusion is not {side} x {side}, one row a label")
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its folder and what its result file says."""
+
+    folder: Path
+    experiment: str
+    result: RunResult
+
+    @property
+    def name(self) -> str:
+        """`dataset/experiment/seed-n`."""
+        return f"{self.result.dataset}/{self.experiment}/seed-{self.result.seed}"
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame | None:
+        """Test predictions, one row an utterance and task; None where the file is unusable."""
+        try:
+            return read_predictions(self.folder / "predictions-test.csv")
+        except (OSError, ValueError):
+            return None
+
+    def of_task(self, task: Task) -> pd.DataFrame | None:
+        """Return the test predictions of one task that have a truth, ordered by id."""
+        if self.predictions is None:
+            return None
+        known = (self.predictions["task"] == task) & (self.predictions["truth"] != "")
+        rows = self.predictions[known]
+        return rows.sort_values("id", kind="stable").reset_index(drop=True) if len(rows) else None
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the epoch lines of the training log; a line cut off half-way is left out."""
+        return [entry for entry in self._log() if entry.get("kind") == "epoch"]
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Return the step lines of the training log."""
+        return [entry for entry in self._log() if entry.get("kind") == "step"]
+
+    def _log(self) -> Iterator[dict[str, Any]]:
+        try:
+            text = (self.folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
+
+@dataclass(frozen=True)
+class SkippedRun:
+    """A run folder that the report leaves out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadedRuns:
+    """All runs below one folder."""
+
+    runs: tuple[Run, ...]
+    skipped: tuple[SkippedRun, ...]
+
+
+def load_runs(folder: Path) -> LoadedRuns:
+    """Read every `{dataset}/{experiment}/seed-{n}` below a folder.
+
+    Raises:
+        PipelineError: When the folder is missing or holds no run at all.
+    """
+    found = sorted(path for path in folder.glob("*/*/seed-*") if path.is_dir())
+    if not found:
+        problem = "holds no run" if folder.is_dir() else "does not exist"
+        raise PipelineError(f"{folder} {problem}; train one with: egmf-train --from-cache")
+    runs: list[Run] = []
+    skipped: list[SkippedRun] = []
+    for path in found:
+        try:
+            runs.append(_read_run(path))
+        except _Unusable as reason:
+            skipped.append(SkippedRun(path.relative_to(folder).as_posix(), str(reason)))
+    runs.sort(key=lambda run: (run.result.dataset, run.experiment, run.result.seed))
+    return LoadedRuns(tuple(runs), tuple(skipped))
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a predictions file; labels stay text, everything else becomes a number.
+
+    Raises:
+        OSError: When it cannot be opened.
+        ValueError: When it is no such table.
+    """
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = [name for name in _TEXT_COLUMNS if name not in frame]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
+    for name in frame.columns.difference(list(_TEXT_COLUMNS)):
+        frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    frame["valid"] = frame["valid"].str.lower().isin(("true", "1"))
+    return frame
+
+
+class _Unusable(Exception):
+    """Why a run folder is set aside."""
+
+
+def _read_run(folder: Path) -> Run:
+    path = folder / "result.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _Unusable("no result.json: still running, or stopped before its end") from None
+    except (OSError, ValueError) as error:
+        raise _Unusable(f"result.json cannot be read: {error}") from None
+    try:
+        result = RunResult.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise _Unusable(f"result.json: {place + ': ' if place else ''}{first['msg']}") from None
+    dataset, seed = folder.parent.parent.name, folder.name
+    if (result.dataset, f"seed-{result.seed}") != (dataset, seed):
+        raise _Unusable(
+            f"result.json is of {result.dataset}, seed {result.seed}, but lies in {dataset}/{seed}"
+        )
+    return Run(folder, folder.parent.name, result)

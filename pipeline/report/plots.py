@@ -1,0 +1,248 @@
+"""What is drawn: each function takes figures read from runs and returns one drawing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.report.ceilings import AgainstCeiling
+from pipeline.report.figures import (
+    ACCENT,
+    GRID,
+    INK,
+    MUTED,
+    SERIES,
+    WIDTH,
+    Drawing,
+    canvas,
+    finish,
+)
+from pipeline.report.load import ProbeRecord, Run
+
+_ON_SERIES = "#10151a"
+_ROW = 0.3
+"""Height of one bar or one row of points, inches."""
+_MOST_POINTS = 1500
+_SMOOTHED = 40
+"""The loss curve is a mean over one part in so many of its steps."""
+
+
+def draw_confusion(name: str, labels: Sequence[str], counts: NDArray[np.int64]) -> Drawing:
+    """Draw the share of each true class by predicted class, summed over seeds."""
+    support = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(support, 1)
+    side = len(labels)
+    with canvas(min(WIDTH, 1.5 + 0.42 * side)) as figure:
+        axes = figure.subplots()
+        for truth in range(side):
+            for predicted in range(side):
+                share = shares[truth, predicted]
+                axes.add_patch(_cell(predicted, truth, share))
+                axes.text(
+                    predicted, truth, f"{100 * share:.0f}", ha="center", va="center",
+                    color=INK if share >= 0.01 else MUTED, fontsize=9,
+                )  # fmt: skip
+        axes.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5))
+        axes.set_xticks(range(side), labels, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(side), labels)
+        axes.set(xlabel="Predicted", ylabel="True")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        return finish(
+            figure,
+            name,
+            "Confusion matrix",
+            "Per cent of each true class; all seeds together, "
+            f"{int(support.sum()):,} readable answers.",
+        )
+
+
+def draw_gates(
+    name: str, groups: Mapping[str, pd.DataFrame], levels: Mapping[str, Mapping[str, str]],
+    title: str, caption: str,
+) -> Drawing:  # fmt: skip
+    """Draw mean gate weights as stacked bars, one panel a level, one bar a group of utterances.
+
+    Args:
+        name: See `finish`.
+        groups: Predictions of each class (or range of scores).
+        levels: Panel title to a mapping from column to the name of what it weighs.
+        title: See `finish`.
+        caption: See `finish`.
+    """
+    height = 0.15 + len(levels) * (0.55 + _ROW * len(groups))
+    with canvas(height) as figure:
+        panels = np.atleast_1d(figure.subplots(len(levels), 1))
+        for axes, (level, columns) in zip(panels, levels.items(), strict=True):
+            left = np.zeros(len(groups))
+            for number, (column, shown) in enumerate(columns.items()):
+                weights = np.array([rows[column].mean() for rows in groups.values()])
+                color = SERIES[number % len(SERIES)]
+                bars = axes.barh(list(groups), weights, left=left, color=color, height=0.72)
+                bars.set_label(shown)
+                texts = [f"{100 * weight:.0f}" if weight >= 0.08 else "" for weight in weights]
+                axes.bar_label(bars, texts, label_type="center", color=_ON_SERIES, fontsize=8.5)
+                left += np.nan_to_num(weights)
+            axes.set_xlim(0, 1)
+            axes.set_xticks([])
+            axes.invert_yaxis()
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            axes.set_title(level, color=MUTED, pad=18)
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(0, 0.985), ncols=len(columns), handlelength=0.9,
+                handleheight=0.9, columnspacing=1.2, borderpad=0, borderaxespad=0.2,
+            )  # fmt: skip
+        return finish(figure, name, title, caption)
+
+
+def draw_training(name: str, runs: Sequence[Run]) -> Drawing | None:
+    """Draw the training loss by step and the validation score by epoch, one line a seed."""
+    logs = [(run, run.steps(), run.epochs()) for run in runs]
+    logs = [(run, steps, epochs) for run, steps, epochs in logs if steps or epochs]
+    if not logs:
+        return None
+    with canvas(4.1) as figure:
+        above, below = figure.subplots(2, 1)
+        for number, (run, steps, epochs) in enumerate(logs):
+            color = SERIES[number % len(SERIES)]
+            label = f"seed {run.result.seed}"
+            at, loss = _smoothed(steps)
+            above.plot(at, loss, color=color, linewidth=1.4, label=label)
+            scores = [
+                (entry["epoch"], entry["selection"])
+                for entry in epochs
+                if _is_number(entry.get("epoch")) and _is_number(entry.get("selection"))
+            ]
+            if not scores:
+                continue
+            below.plot(*zip(*scores, strict=True), color=color, linewidth=1.4, label=label)
+            best = [pair for pair in scores if pair[0] == run.result.best_epoch]
+            below.plot(*zip(*best, strict=True), "o", color=color, markersize=5) if best else None
+        above.set(xlabel="Step", ylabel="Training loss")
+        below.set(xlabel="Epoch", ylabel="Validation")
+        for axes in (above, below):
+            axes.grid(axis="y")
+            axes.tick_params(length=0)
+        if len(logs) > 1:
+            above.legend(loc="upper right", ncols=2)
+        return finish(
+            figure,
+            name,
+            "Training",
+            "Loss (running mean) by step; the validation score that chooses the epoch, "
+            "the chosen one marked.",
+        )
+
+
+def draw_scores(name: str, truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> Drawing:
+    """Draw predicted against true scores; a large split is sampled, and the caption says so."""
+    readable = ~np.isnan(predicted)
+    truth, predicted = truth[readable], predicted[readable]
+    total = len(truth)
+    if total > _MOST_POINTS:
+        kept = np.random.default_rng(0).choice(total, _MOST_POINTS, replace=False)
+        truth, predicted = truth[kept], predicted[kept]
+    limit = float(np.ceil(np.abs(truth).max(initial=1.0)))
+    with canvas(4.1) as figure:
+        axes = figure.subplots()
+        axes.plot([-limit, limit], [-limit, limit], color=MUTED, linewidth=1, dashes=(4, 3))
+        axes.axhline(0, color=GRID, linewidth=0.8)
+        axes.axvline(0, color=GRID, linewidth=0.8)
+        axes.scatter(truth, predicted, s=11, color=ACCENT, alpha=0.45, linewidths=0)
+        axes.set(xlabel="True score", ylabel="Predicted score", xlim=(-limit * 1.05, limit * 1.05))
+        axes.tick_params(length=0)
+        shown = f"{total:,} utterances" if total == len(truth) else f"{len(truth):,} of {total:,}"
+        return finish(
+            figure, name, "Predicted against true", f"One seed, {shown}; dashed: a perfect answer."
+        )
+
+
+def draw_ceilings(name: str, panels: Sequence[Sequence[AgainstCeiling]]) -> Drawing | None:
+    """Draw each experiment's score with its interval, and the ceiling of its modalities."""
+    panels = [rows for rows in panels if rows]
+    if not panels:
+        return None
+    with canvas(0.4 + sum(0.5 + 0.27 * len(rows) for rows in panels)) as figure:
+        sizes = [len(rows) + 1.5 for rows in panels]
+        for axes, rows in zip(
+            np.atleast_1d(figure.subplots(len(panels), 1, height_ratios=sizes)), panels, strict=True
+        ):
+            for place, row in enumerate(rows):
+                low, high = row.interval or (row.score, row.score)
+                axes.plot([low, high], [place, place], color=ACCENT, linewidth=2.2, alpha=0.6)
+                axes.plot(row.score, place, "o", color=ACCENT, markersize=5.5)
+                axes.plot(row.ceiling, place, "|", color=INK, markersize=11, markeredgewidth=2)
+            axes.set_yticks(range(len(rows)), [row.experiment.name for row in rows])
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+            axes.grid(axis="x")
+            axes.tick_params(length=0)
+            axes.spines["left"].set_visible(False)
+            axes.set_title(rows[0].metric.title, color=MUTED)
+        return finish(
+            figure,
+            name,
+            "Scores and ceilings",
+            "Dot and bar: score on the test split with its 95 % interval. Stroke: the best score "
+            "that any model could reach from the same modalities.",
+        )
+
+
+def draw_probe(name: str, probe: Mapping[str, ProbeRecord], experiment: str) -> Drawing:
+    """Draw the mean gate weight on each modality before and after noise replaces it."""
+    with canvas(1.0 + 0.42 * len(probe)) as figure:
+        axes = figure.subplots()
+        for place, record in enumerate(probe.values()):
+            axes.annotate(
+                "", (record.after, place), (record.before, place),
+                arrowprops={"arrowstyle": "-|>", "color": MUTED, "linewidth": 1.2, "shrinkA": 4},
+            )  # fmt: skip
+            axes.plot(record.before, place, "o", color=ACCENT, markersize=7)
+            axes.plot(record.after, place, "o", color=SERIES[1], markersize=7)
+            middle = (record.before + record.after) / 2
+            axes.text(
+                middle, place - 0.2, f"−{100 * record.drop:.0f} %".replace("−-", "+"),
+                ha="center", va="bottom", fontsize=9,
+            )  # fmt: skip
+        axes.set_yticks(range(len(probe)), list(probe))
+        axes.set_ylim(len(probe) - 0.5, -0.7)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("Mean gate weight")
+        axes.grid(axis="x")
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        return finish(
+            figure,
+            name,
+            "Noise probe",
+            f"Gate weight on a modality (blue) and with noise in its place (orange); {experiment}.",
+        )
+
+
+def _cell(column: int, row: int, share: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(
+        (column - 0.48, row - 0.48), 0.96, 0.96, facecolor=ACCENT, alpha=0.04 + 0.71 * share,
+        linewidth=0,
+    )  # fmt: skip
+
+
+def _smoothed(steps: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    points = [
+        (entry["step"], entry["loss"])
+        for entry in steps
+        if _is_number(entry.get("step")) and _is_number(entry.get("loss"))
+    ]
+    window = max(1, len(points) // _SMOOTHED)
+    chunks = [points[start : start + window] for start in range(0, len(points), window)]
+    return (
+        [float(np.mean([step for step, _ in chunk])) for chunk in chunks],
+        [float(np.mean([loss for _, loss in chunk])) for chunk in chunks],
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))

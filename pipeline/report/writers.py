@@ -1,0 +1,140 @@
+"""Tables as Markdown, CSV and LaTeX, each with its own escaping."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+
+from pipeline.report.load import SkippedRun
+from pipeline.report.sections import Section
+from pipeline.report.tables import Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "²": r"$^2$",
+    "–": "--",
+    "−": "$-$",
+    "“": "``",
+    "”": "''",
+}
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#|~$])")
+_PARAGRAPH = r">{\raggedright\arraybackslash}p{3.2cm}"
+
+
+def csv_text(table: Table) -> str:
+    """Return a table with exact values; a spread stands in a column of its own."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    header: list[str] = []
+    for column in table.columns:
+        header += [column.key, f"{column.key}_sd"] if column.spread else [column.key]
+    writer.writerow(header)
+    for row in table.rows:
+        values: list[object] = []
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            values += [cell.value, cell.spread] if column.spread else [cell.value]
+        writer.writerow(["" if value is None else value for value in values])
+    return buffer.getvalue()
+
+
+def latex_text(table: Table, notes: Sequence[str]) -> str:
+    r"""Return a `table` float for booktabs and array, with its notes below.
+
+    Text columns after the first are paragraphs, so that a long protocol note wraps.
+    """
+    texts = [column for column in table.columns if not column.numeric]
+    wide = len(texts) > 2
+    layout = "".join(
+        "r" if column.numeric else _PARAGRAPH if wide and number else "l"
+        for number, column in enumerate(table.columns)
+    )
+    lines = [
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{latex_escape(table.title)}}}",
+        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
+        rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
+        r"\toprule",
+        _latex_line(column.title for column in table.columns),
+        r"\midrule",
+    ]
+    before = False
+    for row in table.rows:
+        if row.baseline and not before and row is not table.rows[0]:
+            lines.append(r"\midrule")
+        before = row.baseline
+        cells = (rf"\textbf{{{latex_escape(cell.text)}}}" if cell.best else latex_escape(cell.text)
+                 for cell in row.cells)  # fmt: skip
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [rf"\par\smallskip\raggedright {latex_escape(note)}" for note in notes]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def latex_escape(text: str) -> str:
+    """Escape what LaTeX would read as a command, and spell out the signs the report uses."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def markdown_text(sections: Sequence[Section], skipped: Sequence[SkippedRun]) -> str:
+    """Return the whole report as one Markdown document."""
+    blocks = ["# Results"]
+    if skipped:
+        blocks.append(f"**{len(skipped)} run folders are not in these tables:**")
+        blocks.append(_bullets(f"{run.name}: {run.reason}" for run in skipped))
+    for section in sections:
+        blocks.append(f"## {markdown_escape(section.title)}")
+        blocks.append(markdown_escape(section.summary))
+        if section.alarms:
+            blocks.append(_bullets(section.alarms, strong=True))
+        for part in section.parts:
+            if not part.tables:
+                continue
+            blocks.append(f"### {markdown_escape(part.title)}")
+            for table in part.tables:
+                blocks.append(f"**{markdown_escape(table.title)}**")
+                blocks += [markdown_escape(table.intro)] if table.intro else []
+                blocks.append(_markdown_table(table))
+                blocks += [markdown_escape(note) for note in table.notes]
+        blocks += ["### Data", _bullets(section.notes)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def markdown_escape(text: str) -> str:
+    """Escape what Markdown would read as markup, HTML included."""
+    text = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _markdown_table(table: Table) -> str:
+    header = [markdown_escape(column.title) for column in table.columns]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    lines = [header, rule]
+    for row in table.rows:
+        cells = [(markdown_escape(cell.text), cell.best) for cell in row.cells]
+        lines.append([f"**{text}**" if best else text for text, best in cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _latex_line(texts: Iterable[str]) -> str:
+    return " & ".join(latex_escape(text) for text in texts) + r" \\"
+
+
+def _bullets(texts: Iterable[str], *, strong: bool = False) -> str:
+    mark = "**" if strong else ""
+    return "\n".join(f"- {mark}{markdown_escape(text)}{mark}" for text in texts)
