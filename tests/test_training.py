@@ -25,11 +25,8 @@ from pipeline.settings import TrainSettings, resolve_settings
 from pipeline.sources import Source
 from tests.helpers_toy import DIMS, toy_features, toy_table, write_feature_set, write_toy_cache
 
-SETTINGS = resolve_settings(
-    "tiny",
-    ["epochs=8", "dim=16", "heads=2", "layers=1", "batch_size=16"]
-    + ["fusion_lr=0.01", "lora_lr=0.01"],
-)
+SMALL = ["dim=16", "heads=2", "layers=1", "batch_size=16", "fusion_lr=0.01", "lora_lr=0.01"]
+SETTINGS = resolve_settings("tiny", ["epochs=8", *SMALL])
 
 
 class Killed(Exception):
