@@ -1,0 +1,213 @@
+"""Run shard jobs on a dask cluster: bounded, restartable, and plain about what went wrong.
+
+A task is one shard of one modality; a worker is one process with one task at a time and keeps its
+encoders loaded. No more tasks are submitted than workers can hold, so a failure is seen when it
+happens. dask blames every task that a lost worker held, not just the one that killed it: those
+shards are tried again at the end, one at a time, so that only a culprit fails twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from extract.errors import ExtractError
+from extract.worker import Job, ShardReport, encode_shard
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_TOPIC = "egmf-rows"
+_TASKS_A_WORKER = 2  # one runs, one waits, so that a worker is never idle between shards
+_START_SECONDS = 120
+_CONFIG = {
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.worker-ttl": None,  # a long call into a codec is no reason for a kill
+    "distributed.comm.timeouts.connect": "60s",
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.limit": "1h",
+    "distributed.nanny.environ": {"TOKENIZERS_PARALLELISM": "false"},
+}
+
+OnRows = Callable[[int], None]
+OnShard = Callable[[ShardReport], None]
+
+
+def find_device(wanted: str | None) -> tuple[str, int]:
+    """Return the kind of device to encode on (`cpu` or `cuda`) and how many there are.
+
+    Raises:
+        ExtractError: `cuda` is wanted and there is none.
+    """
+    if wanted == "cpu" or (wanted is None and not Path("/dev/nvidiactl").exists()):
+        return "cpu", 1
+    import torch
+
+    count = torch.cuda.device_count()
+    if count == 0 and wanted is not None:
+        raise ExtractError(f"device {wanted!r}: this machine has no such device; use --device cpu")
+    return ("cuda", count) if count else ("cpu", 1)
+
+
+@contextmanager
+def local_client(workers: int) -> Iterator[Client]:
+    """Start worker processes on this machine and yield a client of theirs.
+
+    Raises:
+        ExtractError: they do not start.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    with dask.config.set(_CONFIG):
+        try:
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,  # a worker that is paused for its memory would hang the run
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise ExtractError(
+                f"the {workers} worker processes could not be started: {error}; try --workers 1"
+            ) from error
+        with cluster, Client(cluster) as client:
+            yield client
+
+
+@contextmanager
+def remote_client(address: str) -> Iterator[Client]:
+    """Yield a client of a running dask scheduler whose workers share this cache and data root.
+
+    Raises:
+        ExtractError: nothing answers there, or it has no workers.
+    """
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout="20s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ExtractError(f"no dask scheduler answers at {address}: {error}") from error
+    with client:
+        if not client.scheduler_info()["workers"]:
+            raise ExtractError(f"the dask scheduler at {address} has no workers; start some first")
+        yield client
+
+
+def run_jobs(
+    client: Client, jobs: Sequence[Job], *, on_rows: OnRows, on_shard: OnShard
+) -> list[str]:
+    """Run every job and return one sentence for each shard that could not be written.
+
+    Args:
+        client: Of the cluster to run on.
+        jobs: In the order in which they start.
+        on_rows: Called with the number of utterances finished since the last call.
+        on_shard: Called with the report of each finished shard.
+
+    Raises:
+        ExtractError: an error that every shard would meet, such as a full disk.
+    """
+    counter = _RowCounter(on_rows)
+    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    client.subscribe_topic(_TOPIC, counter.on_event)
+
+    def done(report: ShardReport) -> None:
+        counter.at((report.modality, report.number), report.utterances)
+        on_shard(report)
+
+    try:
+        failed = _run(client, jobs, max(1, workers) * _TASKS_A_WORKER, done)
+        failed = _run(client, [job for job, _ in failed], 1, done)
+    finally:
+        client.unsubscribe_topic(_TOPIC)
+    return [f"{job.name()} could not be written: {cause}" for job, cause in failed]
+
+
+def _run(client: Client, jobs: Sequence[Job], window: int, done: OnShard) -> list[tuple[Job, str]]:
+    """Run jobs, `window` at a time; return those that failed, with the cause."""
+    from distributed import as_completed
+
+    failed: list[tuple[Job, str]] = []
+    waiting = deque(jobs)
+    running: dict[Any, Job] = {}
+    completed = as_completed([])
+    while waiting or running:
+        while waiting and len(running) < window:
+            job = waiting.popleft()
+            future = client.submit(_task, job, pure=False)
+            running[future] = job
+            completed.add(future)
+        future = next(completed)
+        job = running.pop(future)
+        error = future.exception()
+        if error is None:
+            done(future.result())
+        elif isinstance(error, ExtractError):
+            client.cancel(list(running))
+            raise error
+        else:
+            failed.append((job, _cause(error, job)))
+        future.release()
+    return failed
+
+
+def _cause(error: BaseException, job: Job) -> str:
+    if type(error).__name__ == "KilledWorker":
+        first, last = job.shard.rows[0].id, job.shard.rows[-1].id
+        return (
+            f"its worker process was killed while it held utterances {first} to {last} (out of "
+            "memory, or a crash in a decoder); try --workers 1"
+        )
+    return f"{type(error).__name__}: {error}"
+
+
+def _task(job: Job) -> ShardReport:
+    """Run one job in a worker, on the worker's own device."""
+    from dataclasses import replace
+
+    from distributed import get_worker
+
+    worker = get_worker()
+    if job.device == "cuda":
+        import torch
+
+        name = str(worker.name)
+        device = int(name) % torch.cuda.device_count() if name.isdigit() else 0
+        job = replace(job, device=f"cuda:{device}")
+    last = [0.0]
+
+    def on_row(count: int) -> None:
+        import time
+
+        if (now := time.monotonic()) - last[0] > 0.5:
+            last[0] = now
+            key = [job.identity.modality, job.shard.number, count]
+            worker.loop.add_callback(worker.log_event, _TOPIC, key)
+
+    return encode_shard(job, on_row)
+
+
+class _RowCounter:
+    """Turns "shard s has n rows done" into "m more rows", whatever is told twice."""
+
+    def __init__(self, on_rows: OnRows) -> None:
+        self._on_rows = on_rows
+        self._done: dict[tuple[str, int], int] = {}
+
+    def on_event(self, event: tuple[float, list[Any]]) -> None:
+        modality, number, count = event[1]
+        self.at((modality, number), count)
+
+    def at(self, shard: tuple[str, int], count: int) -> None:
+        more = count - self._done.get(shard, 0)
+        if more > 0:
+            self._done[shard] = count
+            self._on_rows(more)

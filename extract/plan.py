@@ -1,0 +1,217 @@
+"""What is to be encoded, and in which shard: decided before any work starts.
+
+A shard's members are fixed by the plan, not by who worked when, so an interrupted run resumed
+later writes the same files as one that was left alone. Members of finished shards stay together;
+new utterances fill new shards in the table's order; a shard is written anew only when the input of
+one of its members changed (a digest in the sidecar says so).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from extract.encoders.base import EncoderInfo, Settings
+from extract.files import sha256_of
+from extract.media import MediaError
+from extract.shards import MAX_SHARD_BYTES, SetAside, Sidecar, find_done, shard_numbers
+from extract.table import Utterance
+
+ABSENT = "absent"
+_STORED_BYTES = 2  # float16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance's input for one modality, or the reason why there is none."""
+
+    id: str
+    split: str
+    digest: str
+    text: str | None = None
+    path: Path | None = None
+    file: str = ""  # as the table names it
+    start: float | None = None
+    end: float | None = None
+    absent: SetAside | None = None
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard to be written."""
+
+    number: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards to be written, and those that are done and stay."""
+
+    todo: tuple[ShardPlan, ...]
+    done: tuple[Sidecar, ...]
+
+    def rows_todo(self) -> int:
+        """Return how many utterances are to be encoded."""
+        return sum(len(shard.rows) for shard in self.todo)
+
+    def rows_done(self) -> int:
+        """Return how many utterances are in finished shards."""
+        return sum(len(sidecar.ids) for sidecar in self.done)
+
+
+def text_rows(utterances: Iterable[Utterance]) -> list[Row]:
+    """Return the text input of each utterance."""
+    rows = []
+    for one in utterances:
+        if one.text is None or not one.text.strip():
+            reason = "no transcript" if one.text is None else "empty transcript"
+            absent = SetAside(one.id, "", "table", reason)
+            rows.append(Row(one.id, one.split, ABSENT, absent=absent))
+        else:
+            digest = hashlib.sha256(one.text.encode()).hexdigest()
+            rows.append(Row(one.id, one.split, digest, text=one.text))
+    return rows
+
+
+def media_rows(
+    utterances: Iterable[Utterance],
+    stream: str,
+    root: Path,
+    *,
+    hash_media: bool = False,
+    allow_symlinks: bool = False,
+) -> list[Row]:
+    """Return the file and span of each utterance's `audio` or `video`.
+
+    Args:
+        utterances: The table's rows.
+        stream: `audio` or `video`.
+        root: Folder that the table's paths are relative to.
+        hash_media: Tell files apart by contents instead of size and modification time.
+        allow_symlinks: Follow links that lead out of `root`.
+    """
+    base = root.resolve()
+    return [
+        _media_row(
+            one,
+            one.audio if stream == "audio" else one.video,
+            base,
+            hash_media,
+            allow_symlinks,
+        )
+        for one in utterances
+    ]
+
+
+def _media_row(
+    one: Utterance, file: str | None, base: Path, hash_media: bool, allow_symlinks: bool
+) -> Row:
+    if file is None:
+        absent = SetAside(one.id, "", "table", "no file in the table")
+        return Row(one.id, one.split, ABSENT, absent=absent)
+    try:
+        path = _locate(base, file, allow_symlinks)
+        status = path.stat()
+        what = sha256_of(path) if hash_media else f"{status.st_size} {status.st_mtime_ns}"
+    except (MediaError, OSError) as error:
+        reason = error.reason if isinstance(error, MediaError) else _reason(error)
+        absent = SetAside(one.id, file, "open", reason)
+        return Row(one.id, one.split, ABSENT, file=file, absent=absent)
+    digest = f"{what} {one.start} {one.end}"
+    return Row(one.id, one.split, digest, path=path, file=file, start=one.start, end=one.end)
+
+
+def _locate(base: Path, file: str, allow_symlinks: bool) -> Path:
+    relative = Path(file)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise MediaError("the path leads out of the data root", "open")
+    path = (base / relative).resolve()
+    if not allow_symlinks and not path.is_relative_to(base):
+        raise MediaError("a link leads out of the data root", "open")
+    return path
+
+
+def _reason(error: OSError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else f"not readable: {error}"
+
+
+def rows_in_a_shard(wanted: int, info: EncoderInfo, settings: Settings, rows: list[Row]) -> int:
+    """Return how many rows a shard takes, so that even the longest fit the size limit.
+
+    One number for the whole set: chunks of one size line up again when a run is resumed.
+    """
+    longest = 1.0
+    for row in rows:
+        if info.rows_per_second is None:
+            longest = max(longest, len((row.text or "").encode()) + 2)
+        else:
+            known = row.start is not None and row.end is not None
+            seconds = (row.end or 0.0) - (row.start or 0.0) if known else settings.max_seconds
+            longest = max(longest, min(seconds, settings.max_seconds) * info.rows_per_second)
+    return max(1, min(wanted, int(MAX_SHARD_BYTES // (longest * info.dim * _STORED_BYTES))))
+
+
+def make_plan(
+    folder: Path,
+    fingerprint: str,
+    rows: Sequence[Row],
+    rows_per_shard: int,
+    *,
+    splits: Collection[str] = (),
+    limit: int | None = None,
+    retry_quarantined: bool = False,
+) -> Plan:
+    """Decide which shards of a feature set are to be written.
+
+    Args:
+        folder: The feature set's folder; it need not exist.
+        fingerprint: Shards of another fingerprint are not done.
+        rows: Every row of the table, in its order.
+        rows_per_shard: Size of new shards.
+        splits: Only shards that hold a row of these splits; empty means all.
+        limit: Only the first shards of the full plan, until they hold this many rows.
+        retry_quarantined: Write shards anew that hold a quarantined row whose file is there.
+    """
+    by_id = {row.id: row for row in rows}
+    finished: dict[int, Sidecar] = {}
+    for number in shard_numbers(folder):
+        sidecar = find_done(folder, number, fingerprint)
+        if sidecar is not None:
+            finished[number] = sidecar
+    members = {
+        number: tuple(by_id[name] for name in sidecar.ids if name in by_id)
+        for number, sidecar in finished.items()
+    }
+    placed = {row.id for rows_of_shard in members.values() for row in rows_of_shard}
+    rest = [row for row in rows if row.id not in placed]
+    free = (number for number in count() if number not in finished)
+    for begin in range(0, len(rest), rows_per_shard):
+        members[next(free)] = tuple(rest[begin : begin + rows_per_shard])
+
+    todo, done, taken = [], [], 0
+    for number in sorted(members):
+        shard = ShardPlan(number, members[number])
+        if limit is not None and taken >= limit:
+            break
+        if not shard.rows or (splits and not any(row.split in splits for row in shard.rows)):
+            continue
+        taken += len(shard.rows)
+        sidecar = finished.get(number)
+        if sidecar is None or _changed(sidecar, by_id, retry_quarantined):
+            todo.append(shard)
+        else:
+            done.append(sidecar)
+    return Plan(tuple(todo), tuple(done))
+
+
+def _changed(sidecar: Sidecar, by_id: dict[str, Row], retry_quarantined: bool) -> bool:
+    for name, digest in zip(sidecar.ids, sidecar.digests, strict=True):
+        if name in by_id and by_id[name].digest != digest:
+            return True
+    return retry_quarantined and any(
+        by_id[one.id].absent is None for one in sidecar.quarantined if one.id in by_id
+    )

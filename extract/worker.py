@@ -1,0 +1,294 @@
+"""One task: read, encode and store one shard.
+
+A few threads decode and preprocess ahead of the encoder, a bounded number of utterances at a time;
+units are batched across utterances, always to the encoder's own batch size (the last batch is
+filled up), so that nothing depends on neighbours. What comes back to the scheduler is a small
+report; features go to disk and nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import sys
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.encoders.base import Encoder, EncoderInfo, Prepared, Settings, Unit
+from extract.encoders.registry import load_encoder
+from extract.errors import ExtractError
+from extract.media import MediaError, read_audio, read_frames
+from extract.plan import Row, ShardPlan
+from extract.shards import (
+    Features,
+    Identity,
+    SetAside,
+    Sidecar,
+    shard_path,
+    sidecar_path,
+    write_shard,
+    write_sidecar,
+)
+
+STORED_DTYPE = np.float16
+_AHEAD = 4  # utterances prepared ahead of the encoder, for each thread
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs for one shard."""
+
+    identity: Identity
+    folder: Path
+    shard: ShardPlan
+    info: EncoderInfo
+    settings: Settings
+    device: str
+    threads: int
+
+    def name(self) -> str:
+        """Return how messages call this shard."""
+        return f"{self.identity.modality} shard {self.shard.number:05d}"
+
+
+@dataclass
+class ShardReport:
+    """What a worker tells of a finished shard."""
+
+    modality: str
+    number: int
+    utterances: int
+    features: int  # utterances with at least one row
+    rows: int
+    size: int  # bytes
+    reasons: dict[str, int]
+    seconds: dict[str, float]
+    pid: int
+    peak_memory: int  # bytes, of the whole worker so far
+
+
+@dataclass
+class _Clock:
+    """Seconds by phase, added up over threads."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.seconds[name] += time.perf_counter() - started
+
+
+_loaded: dict[tuple[str, str], Encoder] = {}  # by fingerprint and device; lives with the process
+
+
+def encode_shard(job: Job, on_row: Callable[[int], None] = lambda done: None) -> ShardReport:
+    """Encode one shard and write it and its sidecar.
+
+    Args:
+        job: The shard and how to encode it.
+        on_row: Called with the number of utterances done so far.
+
+    Raises:
+        ExtractError: the encoder does not load, or the disk is full.
+    """
+    clock = _Clock()
+    rows = job.shard.rows
+    set_aside = {row.id: row.absent for row in rows if row.absent is not None}
+    flags: list[tuple[str, str]] = []
+    found: dict[str, Features] = {}
+    present = [row for row in rows if row.absent is None]
+    if present:
+        with clock.phase("load"):
+            encoder = _encoder(job)
+        batches = _Batches(encoder, clock)
+        for done, (row, prepared) in enumerate(_prepare_ahead(present, encoder, job, clock)):
+            if isinstance(prepared, MediaError):
+                set_aside[row.id] = SetAside(row.id, row.file, prepared.stage, prepared.reason)
+            else:
+                flags += [(row.id, flag) for flag in prepared.flags]
+                batches.add(row.id, prepared)
+            on_row(len(rows) - len(present) + done + 1)
+        found = batches.finish()
+        for row in present:
+            if row.id in found and not np.isfinite(found[row.id].value).all():
+                del found[row.id]
+                reason = "the encoder gave a value that is not finite"
+                set_aside[row.id] = SetAside(row.id, row.file, "encode", reason)
+    with clock.phase("write"):
+        sidecar = _store(job, found, list(set_aside.values()), flags, clock)
+    on_row(len(rows))
+    return ShardReport(
+        modality=job.identity.modality,
+        number=job.shard.number,
+        utterances=len(rows),
+        features=len(found),
+        rows=sum(sidecar.rows),
+        size=sidecar.size,
+        reasons=dict(Counter(one.reason for one in set_aside.values())),
+        seconds=dict(clock.seconds),
+        pid=os.getpid(),
+        peak_memory=peak_memory(),
+    )
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kibibytes on Linux
+
+
+def _encoder(job: Job) -> Encoder:
+    key = (job.identity.fingerprint, job.device)
+    if key not in _loaded:
+        # The weights were found when the run was planned: no library shall ask a hub again.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        import torch
+
+        # One thread a worker, whatever their number: sums are then always added in one order.
+        torch.set_num_threads(1)
+        _loaded[key] = load_encoder(job.info, job.device)
+    return _loaded[key]
+
+
+def _prepare_ahead(
+    rows: Sequence[Row], encoder: Encoder, job: Job, clock: _Clock
+) -> Iterator[tuple[Row, Prepared | MediaError]]:
+    """Yield the rows in order, prepared by threads a bounded number ahead."""
+
+    def prepare(row: Row) -> Prepared | MediaError:
+        try:
+            with clock.phase("decode"):
+                medium = _read(row, job)
+        except MediaError as error:
+            return error
+        with clock.phase("preprocess"):
+            return encoder.prepare(medium)
+
+    waiting: deque[tuple[Row, Future[Prepared | MediaError]]] = deque()
+    upcoming = iter(rows)
+    with ThreadPoolExecutor(job.threads, "prepare") as pool:
+        try:
+            while True:
+                while len(waiting) < job.threads * _AHEAD and (row := next(upcoming, None)):
+                    waiting.append((row, pool.submit(prepare, row)))
+                if not waiting:
+                    return
+                row, future = waiting.popleft()
+                with clock.phase("wait"):
+                    prepared = future.result()
+                yield row, prepared
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _read(row: Row, job: Job) -> object:
+    if job.info.medium == "text":
+        return row.text
+    assert row.path is not None  # rows without a file are never read
+    limit = job.settings.max_seconds
+    try:
+        if job.info.medium == "audio":
+            return read_audio(row.path, row.start, row.end, max_seconds=limit)
+        fps = job.settings.fps
+        return read_frames(row.path, row.start, row.end, fps=fps, max_seconds=limit)
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:  # one odd file must not cost the shard its other rows
+        raise MediaError(f"{type(error).__name__}: {error}", "decode") from error
+
+
+class _Batches:
+    """Collects units of equal shape and encodes them by full batches."""
+
+    def __init__(self, encoder: Encoder, clock: _Clock) -> None:
+        self._encoder, self._clock = encoder, clock
+        self._open: dict[object, list[tuple[str, int, Unit]]] = defaultdict(list)
+        self._rows: dict[str, list[NDArray[np.float16] | None]] = {}
+        self._time: dict[str, NDArray[np.float32]] = {}
+
+    def add(self, name: str, prepared: Prepared) -> None:
+        """Take one utterance's units; encode what fills a batch."""
+        self._rows[name] = [None] * len(prepared.units)
+        self._time[name] = prepared.time
+        for place, unit in enumerate(prepared.units):
+            batch = self._open[unit.shape()]
+            batch.append((name, place, unit))
+            if len(batch) == self._encoder.batch_size:
+                self._encode(batch)
+
+    def finish(self) -> dict[str, Features]:
+        """Encode what is left and return every utterance's features, as they are stored."""
+        for batch in self._open.values():
+            if batch:
+                self._encode(batch)
+        return {
+            name: Features(
+                np.concatenate([piece for piece in pieces if piece is not None]), self._time[name]
+            )
+            for name, pieces in self._rows.items()
+        }
+
+    def _encode(self, batch: list[tuple[str, int, Unit]]) -> None:
+        units = [unit for _, _, unit in batch]
+        units += [units[0]] * (self._encoder.batch_size - len(units))
+        with self._clock.phase("encode"):
+            results = self._encoder.encode(units)
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, and is set aside as such
+            for (name, place, _), rows in zip(batch, results, strict=False):
+                self._rows[name][place] = rows.astype(STORED_DTYPE)
+        batch.clear()
+
+
+def _store(
+    job: Job,
+    found: dict[str, Features],
+    set_aside: list[SetAside],
+    flags: list[tuple[str, str]],
+    clock: _Clock,
+) -> Sidecar:
+    nothing = Features(np.zeros((0, job.info.dim), STORED_DTYPE), np.zeros(0, np.float32))
+    ids = [row.id for row in job.shard.rows]
+    features = [found.get(name, nothing) for name in ids]
+    path = shard_path(job.folder, job.shard.number)
+    try:
+        sha256, size = write_shard(path, job.identity, ids, features, dim=job.info.dim)
+        sidecar = Sidecar(
+            dataset=job.identity.dataset,
+            modality=job.identity.modality,
+            fingerprint=job.identity.fingerprint,
+            sha256=sha256,
+            size=size,
+            ids=ids,
+            digests=[row.digest for row in job.shard.rows],
+            rows=[len(one.value) for one in features],
+            quarantined=set_aside,
+            flags=flags,
+            seconds={name: round(value, 4) for name, value in clock.seconds.items()},
+        )
+        write_sidecar(sidecar_path(job.folder, job.shard.number), sidecar)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cause = "no space is left on the disk" if full else str(error)
+        remedy = "free some space" if full else "see to it"
+        raise ExtractError(
+            f"{path}: cannot be written: {cause}; {remedy} and run the same command again, which "
+            "goes on after the shards that are done"
+        ) from error
+    return sidecar
