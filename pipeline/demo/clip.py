@@ -8,7 +8,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-_VIDEO_OPTIONS = {"preset": "superfast", "crf": "27", "threads": "1"}
+_VIDEO_OPTIONS = {"preset": "superfast", "crf": "28", "threads": "1"}
 _AUDIO_BITS_PER_SECOND = 48_000
 
 

@@ -133,8 +133,7 @@ def _write_clips(
     remove_stale(clips)
     there = {path.name for path in clips.iterdir()}
     jobs = [(spec, item, clips) for item in utterances if f"{item.id}.mp4" not in there]
-    done = len(utterances) - len(jobs)
-    for done, _ in enumerate(_run(jobs), start=done + 1):
+    for done, _ in enumerate(_run(jobs), start=len(utterances) - len(jobs) + 1):
         if progress:
             progress(done, len(utterances))
 

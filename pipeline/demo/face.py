@@ -52,22 +52,22 @@ class Expression:
 
 EXPRESSIONS: dict[Emotion, Expression] = {
     "anger": Expression(
-        light=(225, 40, 30), brow=-0.05, slant=0.11, eye=-0.03, smile=-0.035, width=-0.03
+        light=(225, 40, 30), brow=-0.035, slant=0.1, eye=-0.018, smile=-0.035, width=-0.03
     ),
     "sadness": Expression(
         light=(50, 90, 215), brow=0.0, slant=-0.09, eye=-0.025, smile=-0.085, tears=0.12
     ),
-    "neutral": Expression(light=(150, 150, 150)),
+    "neutral": Expression(light=(95, 190, 120)),
     "joy": Expression(
         light=(255, 205, 50), brow=0.03, eye=-0.01, smile=0.1, width=0.07, gape=0.05, cheeks=0.6
     ),
     "surprise": Expression(
-        light=(210, 90, 230), brow=0.09, eye=0.05, width=-0.045, gape=0.15, slant=-0.01
+        light=(210, 90, 230), brow=0.09, eye=0.05, width=-0.03, gape=0.13, slant=-0.01
     ),
 }
 _STRENGTH = (0.55, 1.0, 1.45)
-_LEAN = (0.88, 1.0, 1.12)
-_LIGHT = (0.18, 0.36, 0.54)
+_LEAN = (0.86, 1.0, 1.14)
+_LIGHT = (0.26, 0.44, 0.62)
 
 _HEAD_HEIGHT = 0.82
 _DARK, _WHITE, _MOUTH = (40, 26, 24), (250, 250, 250), (70, 20, 26)
@@ -88,11 +88,11 @@ _HAIRS: tuple[Colour, ...] = (
     (150, 150, 152),
 )
 _WALLS: tuple[Colour, ...] = (
-    (196, 206, 214),
-    (214, 206, 190),
-    (190, 208, 192),
-    (204, 194, 210),
-    (176, 186, 196),
+    (200, 205, 210),
+    (210, 206, 198),
+    (198, 206, 200),
+    (205, 200, 208),
+    (190, 194, 198),
 )
 
 
@@ -186,7 +186,7 @@ class _Pen:
 def _draw(cue: State, person: Person, head: _Head) -> NDArray[np.uint8]:
     look, strength = EXPRESSIONS[cue.emotion], _STRENGTH[cue.level - 1]
     light = _LIGHT[cue.level - 1]
-    skin = _mix(person.skin, look.light, light * 0.55)
+    skin = _mix(person.skin, look.light, light * 0.6)
     hair = _mix(person.hair, look.light, light * 0.4)
     image = Image.new("RGB", (_CANVAS, _CANVAS), _mix(person.wall, look.light, light))
     x, y = head.centre * _CANVAS

@@ -1,7 +1,8 @@
 """The voice: harmonics shaped by vowels, with the prosody of an emotion.
 
 The cue's emotion sets brightness, breath, tremor and the course of the pitch; its level sets how
-far they go and how loud it is. Who speaks (base pitch, vocal tract) and the room's noise are nuisance.
+far they go and how loud it is. Who speaks (base pitch, vocal tract) and the room's noise are
+nuisance.
 """
 
 from dataclasses import dataclass

@@ -3,12 +3,13 @@
 A sentence is an opening and a clause about the dialogue's scene, which tell nothing, and a feeling
 with its degree, which is the whole textual cue. The rhythm of the voice follows the opening and
 the clause only: were the feeling's words counted too, the length of a clip would tell which one
-was said, and sound and picture would know more than their own cues.
+was said, and sound and picture would know more than their own cues. The vocabulary is small so that
+1,400 sentences teach it.
 """
 
 import re
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 
 import numpy as np
 
@@ -37,63 +38,25 @@ class Lexicon:
 
 LEXICONS: dict[Language, Lexicon] = {
     "en": Lexicon(
-        openings=("Well, ", "You know, ", "Listen, ", "So, ", "Honestly, ", "I mean, "),
+        openings=("Well, ", "You know, ", "Listen, ", "Honestly, ", "I mean, "),
         scenes=(
-            (
-                "the results came in today",
-                "they posted the grades",
-                "the teacher called me in",
-                "the exam starts at nine",
-            ),
-            (
-                "my sister called this morning",
-                "my parents arrive tonight",
-                "the whole family is coming",
-                "they talked about the wedding",
-            ),
-            (
-                "they changed the plan again",
-                "the meeting ran until six",
-                "the boss read my report",
-                "we got a new manager",
-            ),
-            (
-                "the train left without us",
-                "we are flying on Friday",
-                "the hotel gave us another room",
-                "the tickets came by post",
-            ),
-            (
-                "the new neighbours came by",
-                "they painted the house next door",
-                "the music went on all night",
-                "somebody took the big tree down",
-            ),
-            (
-                "the team played last night",
-                "the coach picked our names",
-                "the match was over in an hour",
-                "they moved the final to Sunday",
-            ),
+            ("the results came in today", "they posted the grades", "the exam starts at nine"),
+            ("my sister called this morning", "my parents arrive tonight", "the family is coming"),
+            ("they changed the plan again", "the meeting ran until six", "we got a new manager"),
+            ("the train left without us", "we are flying on Friday", "the tickets came by post"),
+            ("the team played last night", "the coach picked our names", "the final is on Sunday"),
             (
                 "he told me about the job",
                 "the letter finally arrived",
-                "they asked me to come back",
-                "the answer was in the mail",
-            ),
-            (
-                "she sold the old car",
-                "the shop called about the phone",
-                "the bill came this morning",
-                "the parcel was at the door",
+                "they want me to come back",
             ),
         ),
         feelings={
-            "anger": ("angry", "annoyed", "irritated", "mad", "furious", "cross"),
-            "sadness": ("sad", "gloomy", "unhappy", "miserable", "sorrowful", "heartbroken"),
-            "neutral": ("calm", "indifferent", "neutral", "unmoved", "composed", "unconcerned"),
-            "joy": ("happy", "glad", "pleased", "delighted", "cheerful", "joyful"),
-            "surprise": ("surprised", "amazed", "astonished", "startled", "stunned", "shocked"),
+            "anger": ("angry", "annoyed", "irritated", "furious"),
+            "sadness": ("sad", "unhappy", "gloomy", "miserable"),
+            "neutral": ("calm", "indifferent", "composed", "unconcerned"),
+            "joy": ("happy", "glad", "pleased", "delighted"),
+            "surprise": ("surprised", "amazed", "astonished", "stunned"),
         },
         degrees=(
             ("slightly", "a little", "a bit"),
@@ -107,23 +70,21 @@ LEXICONS: dict[Language, Lexicon] = {
         ),
     ),
     "zh": Lexicon(
-        openings=("嗯，", "你知道吗，", "听我说，", "说实话，", "那个，", "其实，"),
+        openings=("嗯，", "你知道吗，", "听我说，", "说实话，", "其实，"),
         scenes=(
-            ("今天成绩出来了", "老师找我谈话了", "考试九点开始", "他们公布了分数"),
-            ("姐姐早上打来电话", "爸妈今晚就到", "全家人都要来", "他们谈到了婚礼"),
-            ("他们又改了计划", "会议开到了六点", "老板看了我的报告", "我们换了新经理"),
-            ("火车已经开走了", "我们星期五坐飞机", "酒店给我们换了房间", "车票寄到家里了"),
-            ("新邻居来过了", "隔壁的房子刷了漆", "音乐响了一整夜", "有人砍了那棵大树"),
-            ("昨晚球队比赛了", "教练点了我们的名", "比赛一小时就结束了", "决赛改到了周日"),
-            ("他跟我说了工作的事", "那封信终于到了", "他们叫我回去", "邮件里有了答复"),
-            ("她卖掉了旧车", "商店来电话说手机的事", "账单早上寄来了", "包裹放在门口了"),
+            ("今天成绩出来了", "他们公布了分数", "考试九点开始"),
+            ("姐姐早上打来电话", "爸妈今晚就到", "全家人都要来"),
+            ("他们又改了计划", "会议开到了六点", "我们换了新经理"),
+            ("火车已经开走了", "我们星期五坐飞机", "车票寄到家里了"),
+            ("昨晚球队比赛了", "教练点了我们的名", "决赛改到了周日"),
+            ("他跟我说了工作的事", "那封信终于到了", "他们叫我回去"),
         ),
         feelings={
-            "anger": ("生气", "愤怒", "恼火", "气愤", "恼怒", "窝火"),
-            "sadness": ("难过", "悲伤", "失落", "沮丧", "难受", "低落"),
-            "neutral": ("平静", "淡然", "镇定", "冷静", "淡定", "平和"),
-            "joy": ("高兴", "开心", "快乐", "愉快", "欢喜", "喜悦"),
-            "surprise": ("惊讶", "吃惊", "意外", "诧异", "震惊", "惊奇"),
+            "anger": ("生气", "愤怒", "恼火", "气愤"),
+            "sadness": ("难过", "悲伤", "失落", "沮丧"),
+            "neutral": ("平静", "淡然", "镇定", "冷静"),
+            "joy": ("高兴", "开心", "快乐", "愉快"),
+            "surprise": ("惊讶", "吃惊", "意外", "诧异"),
         },
         degrees=(
             ("有点", "稍微有些", "略微"),
@@ -188,16 +149,19 @@ def count_syllables(text: str, language: Language) -> int:
 
 
 def all_texts() -> list[str]:
-    """Return every opening, clause, feeling, degree and pattern, for training a tokenizer."""
-    texts: list[str] = []
+    """Return sentences that hold every word in its place, for training a tokenizer."""
+    texts = []
     for lexicon in LEXICONS.values():
-        patterns = (re.sub(r"\{\w+\}", " ", pattern).strip() for pattern in lexicon.patterns)
-        parts = (
-            lexicon.openings,
-            chain.from_iterable(lexicon.scenes),
-            chain.from_iterable(lexicon.feelings.values()),
-            chain.from_iterable(lexicon.degrees),
-            patterns,
-        )
-        texts += [text.strip() for text in chain.from_iterable(parts)]
+        clauses = list(chain.from_iterable(lexicon.scenes))
+        degrees = chain.from_iterable(lexicon.degrees)
+        feelings = chain.from_iterable(lexicon.feelings.values())
+        for number, (feeling, degree) in enumerate(product(feelings, degrees)):
+            texts.append(
+                lexicon.patterns[number % len(lexicon.patterns)].format(
+                    opening=lexicon.openings[number % len(lexicon.openings)],
+                    clause=clauses[number % len(clauses)],
+                    degree=degree,
+                    feeling=feeling,
+                )
+            )
     return texts
