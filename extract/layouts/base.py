@@ -8,13 +8,14 @@ needs the manifest's knowledge (labels, ranges, counts): the caller does that on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from extract.errors import ExtractError
+from extract.paths import resolve_inside
 
 SPLIT_ALIASES = {"dev": "valid", "val": "valid", "validation": "valid", "unlabeled": "unlabelled"}
 """Other names that releases use for a split."""
@@ -78,6 +79,21 @@ class LayoutRequest:
     manifest_folder: Path
     max_seconds: float = 30.0
     allow_symlinks: bool = False
+
+    def file(self, relative: str) -> Path | None:
+        """Return a file of the dataset's folder, None if it is not there.
+
+        Raises:
+            ExtractError: a link leads out of the folder, and that is not allowed.
+        """
+        path = resolve_inside(self.root, relative, allow_symlinks=self.allow_symlinks)
+        return path if path.is_file() else None
+
+    def files(self, folder: str, pattern: str) -> Iterator[Path]:
+        """Yield the files of a folder that match a pattern, by name."""
+        for path in sorted((self.root / folder).glob(pattern)):
+            if found := self.file(path.relative_to(self.root).as_posix()):
+                yield found
 
 
 class BaseLayout(BaseModel, ABC):

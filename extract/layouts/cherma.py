@@ -35,15 +35,15 @@ class ChermaLayout(BaseLayout):
 
     def read(self, request: LayoutRequest) -> LayoutTable:
         """Read the three lists."""
-        paths = {split: _find_list(request.root, stems) for split, stems in LISTS.items()}
+        paths = {split: _find_list(request, stems) for split, stems in LISTS.items()}
         if missing := [f"{LISTS[split][0]}.json" for split, path in paths.items() if path is None]:
             raise ReleaseNotFoundError(missing, request.root)
         rows = [row for split, path in paths.items() if path for row in _read_list(path, split)]
         return LayoutTable(tuple(rows))
 
 
-def _find_list(root: Path, stems: tuple[str, ...]) -> Path | None:
-    return next((path for stem in stems if (path := root / f"{stem}.json").is_file()), None)
+def _find_list(request: LayoutRequest, stems: tuple[str, ...]) -> Path | None:
+    return next((path for stem in stems if (path := request.file(f"{stem}.json"))), None)
 
 
 def _read_list(path: Path, split: str) -> Iterator[LayoutRow]:

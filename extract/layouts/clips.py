@@ -43,24 +43,27 @@ class Clip:
         return f"{self.video}_{self.clip}"
 
 
-def read_clip_list(root: Path, name: str, language: Literal["chinese", "english"]) -> list[Clip]:
+def read_clip_list(
+    request: LayoutRequest, names: Sequence[str], language: Literal["chinese", "english"]
+) -> list[Clip]:
     """Read a release's list in either form.
 
     Args:
-        root: The dataset's folder.
-        name: File name of the list.
+        request: Where the release lies.
+        names: File names that the list may have.
         language: Column of MERBench's transcripts that holds the original.
 
     Raises:
         ReleaseNotFoundError: there is no such list.
         ExtractError: it lacks a column or a cell.
     """
-    if not (root / name).is_file():
-        raise ReleaseNotFoundError([name], root)
-    cells = read_cells(root / name)
+    path = next((path for name in names if (path := request.file(name))), None)
+    if path is None:
+        raise ReleaseNotFoundError(names, request.root)
+    cells = read_cells(path)
     if "name" in cells.columns:
         cells.require(("name", "split", "val"))
-        texts = _merbench_transcripts(root, language)
+        texts = _merbench_transcripts(request, language)
         return [
             replace(_named_clip(origin, row), text=texts.get(row["name"] or ""))
             for origin, row in cells.located()
@@ -149,9 +152,9 @@ def _named_clip(origin: str, row: dict[str, str | None]) -> Clip:
     return Clip(origin, video, clip, _needed(row, "split", origin), row["val"])
 
 
-def _merbench_transcripts(root: Path, language: str) -> dict[str, str]:
-    path = root / MERBENCH_TRANSCRIPTS
-    if not path.is_file():
+def _merbench_transcripts(request: LayoutRequest, language: str) -> dict[str, str]:
+    path = request.file(MERBENCH_TRANSCRIPTS)
+    if path is None:
         return {}
     cells = read_cells(path)
     cells.require(("name", language))

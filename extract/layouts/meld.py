@@ -53,7 +53,7 @@ class MeldLayout(BaseLayout):
 
     def read(self, request: LayoutRequest) -> LayoutTable:
         """Read the three parts and compare the clips that are there with their rows."""
-        tables = {part: _find_table(request.root, part) for part in _SPLITS}
+        tables = {part: _find_table(request, part) for part in _SPLITS}
         if missing := [f"{part}_sent_emo.csv" for part, path in tables.items() if path is None]:
             raise ReleaseNotFoundError(missing, request.root)
         parts = [_read_part(request, part, path) for part, path in tables.items() if path]
@@ -76,9 +76,9 @@ def parse_time(text: str) -> float | None:
     return int(hours) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction}")
 
 
-def _find_table(root: Path, part: str) -> Path | None:
-    candidates = (root / pattern.format(part=part) for pattern in _TABLES)
-    return next((path for path in candidates if path.is_file()), None)
+def _find_table(request: LayoutRequest, part: str) -> Path | None:
+    candidates = (request.file(pattern.format(part=part)) for pattern in _TABLES)
+    return next((path for path in candidates if path is not None), None)
 
 
 def _read_part(request: LayoutRequest, part: str, path: Path) -> LayoutTable:

@@ -55,8 +55,8 @@ class MoseiLayout(BaseLayout):
 
     def read(self, request: LayoutRequest) -> LayoutTable:
         """Read the list of clips and the transcripts; full videos are preferred."""
-        clips = read_clip_list(request.root, "label.csv", "english")
-        segments = _read_segments(request.root)
+        clips = read_clip_list(request, ["label.csv"], "english")
+        segments = _read_segments(request)
         full = place_media(request.root, self.full)
         if (request.root / media_folder(full)).is_dir():
             return _spans_of_videos(request, clips, segments, full)
@@ -91,7 +91,9 @@ def _spans_of_videos(
             if segments[name].end - segments[name].start > request.max_seconds
         },
     }
-    notes = [f"{len(ids)} clips have {what} ({some(ids)})" for what, ids in findings.items() if ids]
+    notes = [
+        f"clips with {what}: {len(ids)} ({some(ids)})" for what, ids in findings.items() if ids
+    ]
     wanted = {row.media for row in rows if row.media is not None}
     absent, ignored = take_stock(request.root, media_folder(pattern), wanted, "videos")
     if unlisted := len(segments.keys() - names):
@@ -99,11 +101,11 @@ def _spans_of_videos(
     return LayoutTable(tuple(rows), (*notes, *absent), ignored)
 
 
-def _read_segments(root: Path) -> dict[str, Segment]:
+def _read_segments(request: LayoutRequest) -> dict[str, Segment]:
     """Read every transcript line, by the clip's id."""
     segments: dict[str, Segment] = {}
     for folder in _TRANSCRIPTS:
-        for path in sorted((root / folder).glob("*.txt")):
+        for path in request.files(folder, "*.txt"):
             lines = decode_lenient(path.read_bytes()).splitlines()
             for number, line in enumerate(lines, start=1):
                 if line.strip():

@@ -6,7 +6,6 @@ needed beside it. Transcripts are taken from the list, or else from `*.annotproc
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from extract.errors import ExtractError
@@ -30,15 +29,15 @@ class MosiLayout(BaseLayout):
 
     def read(self, request: LayoutRequest) -> LayoutTable:
         """Read the list of clips and the transcripts."""
-        clips = read_clip_list(request.root, "label.csv", "english")
-        return table_of_clips(request, clips, self.media, _transcripts(request.root))
+        clips = read_clip_list(request, ["label.csv"], "english")
+        return table_of_clips(request, clips, self.media, _transcripts(request))
 
 
-def _transcripts(root: Path) -> dict[str, str]:
+def _transcripts(request: LayoutRequest) -> dict[str, str]:
     """Read `<clip>_DELIM_<text>` lines of every video, by id."""
     texts: dict[str, str] = {}
-    for folder in (root / "Raw/Transcript/Segmented", root / "Transcript/Segmented"):
-        for path in sorted(folder.glob("*.annotprocessed")):
+    for folder in ("Raw/Transcript/Segmented", "Transcript/Segmented"):
+        for path in request.files(folder, "*.annotprocessed"):
             lines = decode_lenient(path.read_bytes()).splitlines()
             for number, line in enumerate(lines, start=1):
                 clip, delimiter, text = line.partition(_DELIMITER)

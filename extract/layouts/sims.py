@@ -8,7 +8,6 @@ text with a translation in `metadata/Translation.csv`. Clips are numbered with f
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from extract.errors import ExtractError
@@ -30,14 +29,11 @@ class SimsLayout(BaseLayout):
 
     def read(self, request: LayoutRequest) -> LayoutTable:
         """Read the list of clips in whichever form is there."""
-        root = request.root
         unplaced = 0
-        if (root / "label.csv").is_file():
-            clips = read_clip_list(root, "label.csv", "chinese")
-        elif (root / _LABELS).is_file():
-            clips, unplaced = _read_metadata(root)
+        if request.file("label.csv"):
+            clips = read_clip_list(request, ["label.csv"], "chinese")
         else:
-            raise ReleaseNotFoundError(["label.csv", _LABELS], root)
+            clips, unplaced = _read_metadata(request)
         # A spreadsheet on the way takes the zeros from clip numbers.
         clips = [replace(clip, clip=clip.clip.zfill(4)) for clip in clips]
         table = table_of_clips(request, clips, self.media)
@@ -46,12 +42,15 @@ class SimsLayout(BaseLayout):
         return table
 
 
-def _read_metadata(root: Path) -> tuple[list[Clip], int]:
+def _read_metadata(request: LayoutRequest) -> tuple[list[Clip], int]:
     """Join labels, splits and transcripts; also return how many labels are in no split."""
-    labels = read_cells(root / _LABELS)
+    path = request.file(_LABELS)
+    if path is None:
+        raise ReleaseNotFoundError(["label.csv", _LABELS], request.root)
+    labels = read_cells(path)
     labels.require(("video_id", "clip_id", "label"))
-    splits = _read_splits(root, len(labels.rows))
-    texts = _read_texts(root)
+    splits = _read_splits(request, len(labels.rows))
+    texts = _read_texts(request)
     clips = []
     for index, (origin, row) in enumerate(labels.located()):
         if index in splits:
@@ -61,11 +60,19 @@ def _read_metadata(root: Path) -> tuple[list[Clip], int]:
     return clips, len(labels.rows) - len(clips)
 
 
-def _read_splits(root: Path, size: int) -> dict[int, str]:
+def _read_beside(request: LayoutRequest, name: str) -> Cells:
+    """Read a file that the labels need."""
+    path = request.file(name)
+    if path is None:
+        raise ExtractError(f"{_LABELS} is there, but {request.root / name}, which it needs, is not")
+    return read_cells(path)
+
+
+def _read_splits(request: LayoutRequest, size: int) -> dict[int, str]:
     """Return the split of each row of the label file, counted from 0."""
     splits: dict[int, str] = {}
     for part in _PARTS:
-        cells = read_cells(root / _INDEX.format(part=part))
+        cells = _read_beside(request, _INDEX.format(part=part))
         cells.require(("index",))
         for origin, row in cells.located():
             value = row["index"] or ""
@@ -79,8 +86,8 @@ def _read_splits(root: Path, size: int) -> dict[int, str]:
     return splits
 
 
-def _read_texts(root: Path) -> dict[tuple[str, str], str]:
-    cells: Cells = read_cells(root / _TRANSLATION)
+def _read_texts(request: LayoutRequest) -> dict[tuple[str, str], str]:
+    cells = _read_beside(request, _TRANSLATION)
     cells.require(("video_id", "clip_id", "Chinese"))
     return {_name(row, origin): text for origin, row in cells.located() if (text := row["Chinese"])}
 

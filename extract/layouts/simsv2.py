@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from extract.layouts.base import BaseLayout, LayoutRequest, LayoutTable, ReleaseNotFoundError
+from extract.layouts.base import BaseLayout, LayoutRequest, LayoutTable
 from extract.layouts.clips import MMSA_MEDIA, read_clip_list, table_of_clips
-
-_LISTS = ("meta.csv", "label.csv")
 
 
 class SimsV2Layout(BaseLayout):
@@ -22,8 +20,5 @@ class SimsV2Layout(BaseLayout):
 
     def read(self, request: LayoutRequest) -> LayoutTable:
         """Read the list of clips, under the name of the release or MMSA-FET's."""
-        name = next((name for name in _LISTS if (request.root / name).is_file()), None)
-        if name is None:
-            raise ReleaseNotFoundError(_LISTS, request.root)
-        clips = read_clip_list(request.root, name, "chinese")
+        clips = read_clip_list(request, ["meta.csv", "label.csv"], "chinese")
         return table_of_clips(request, clips, self.media)
