@@ -63,8 +63,7 @@ def _texts(
         texts.append(("report.md", markdown_text(sections, skipped)))
     for section in sections:
         for table in section.tables:
-            measured = not table.name.endswith("-published")
-            notes = (*table.notes, *(section.notes if measured else ()))
+            notes = (*table.notes, *(section.notes if table.measured else ()))
             if "csv" in formats:
                 texts.append((f"tables/{table.name}.csv", csv_text(table)))
             if "latex" in formats:

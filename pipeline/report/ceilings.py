@@ -94,7 +94,7 @@ def against_ceiling(
                 None if experiment is lead else _compare(rows, lead_rows, statistic),
             )
         )
-    found.sort(key=lambda row: (-len(row.experiment.result.modalities), -row.share))
+    found.sort(key=lambda row: (-len(row.experiment.result.modalities), row.experiment.name))
     return found
 
 

@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.report.ceilings import AgainstCeiling
 from pipeline.report.figures import (
     ACCENT,
+    EXPERT_SERIES,
     GRID,
     INK,
     MUTED,
@@ -20,6 +24,8 @@ from pipeline.report.figures import (
     finish,
 )
 from pipeline.report.load import ProbeRecord, Run
+
+Point = tuple[float, float]
 
 _ON_SERIES = "#10151a"
 _ROW = 0.3
@@ -79,7 +85,8 @@ def draw_gates(
             left = np.zeros(len(groups))
             for number, (column, shown) in enumerate(columns.items()):
                 weights = np.array([rows[column].mean() for rows in groups.values()])
-                color = SERIES[number % len(SERIES)]
+                palette = EXPERT_SERIES if column.startswith("gate_expert_") else SERIES
+                color = palette[number % len(palette)]
                 bars = axes.barh(list(groups), weights, left=left, color=color, height=0.72)
                 bars.set_label(shown)
                 texts = [f"{100 * weight:.0f}" if weight >= 0.08 else "" for weight in weights]
@@ -98,43 +105,27 @@ def draw_gates(
         return finish(figure, name, title, caption)
 
 
-def draw_training(name: str, runs: Sequence[Run]) -> Drawing | None:
+def draw_training(name: str, runs: Sequence[Run]) -> list[Drawing]:
     """Draw the training loss by step and the validation score by epoch, one line a seed."""
-    logs = [(run, run.steps(), run.epochs()) for run in runs]
-    logs = [(run, steps, epochs) for run, steps, epochs in logs if steps or epochs]
-    if not logs:
-        return None
-    with canvas(4.1) as figure:
-        above, below = figure.subplots(2, 1)
-        for number, (run, steps, epochs) in enumerate(logs):
-            color = SERIES[number % len(SERIES)]
-            label = f"seed {run.result.seed}"
-            at, loss = _smoothed(steps)
-            above.plot(at, loss, color=color, linewidth=1.4, label=label)
-            scores = [
-                (entry["epoch"], entry["selection"])
-                for entry in epochs
-                if _is_number(entry.get("epoch")) and _is_number(entry.get("selection"))
-            ]
-            if not scores:
-                continue
-            below.plot(*zip(*scores, strict=True), color=color, linewidth=1.4, label=label)
-            best = [pair for pair in scores if pair[0] == run.result.best_epoch]
-            below.plot(*zip(*best, strict=True), "o", color=color, markersize=5) if best else None
-        above.set(xlabel="Step", ylabel="Training loss")
-        below.set(xlabel="Epoch", ylabel="Validation")
-        for axes in (above, below):
-            axes.grid(axis="y")
-            axes.tick_params(length=0)
-        if len(logs) > 1:
-            above.legend(loc="upper right", ncols=2)
-        return finish(
-            figure,
-            name,
-            "Training",
-            "Loss (running mean) by step; the validation score that chooses the epoch, "
-            "the chosen one marked.",
-        )
+    losses = {run.result.seed: _smoothed(run.steps()) for run in runs}
+    scores = {run.result.seed: _points(run.epochs(), "epoch", "selection") for run in runs}
+    best = {run.result.seed: run.result.best_epoch for run in runs}
+    found = []
+    if any(losses.values()):
+        with canvas(2.7) as figure:
+            axes = _lines(figure, losses, "Step", "Loss")
+            found.append(
+                finish(figure, f"{name}-loss", "Training loss", "Running mean over steps.")
+            )
+    if any(scores.values()):
+        with canvas(2.7) as figure:
+            axes = _lines(figure, scores, "Epoch", "Score")
+            for number, (seed, points) in enumerate(scores.items()):
+                chosen = [point for point in points if point[0] == best[seed]]
+                axes.plot(*_columns(chosen), "o", color=SERIES[number % len(SERIES)], markersize=5)
+            caption = "The score that chooses the epoch; the chosen one is marked."
+            found.append(finish(figure, f"{name}-score", "Validation score", caption))
+    return found
 
 
 def draw_scores(name: str, truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> Drawing:
@@ -160,33 +151,27 @@ def draw_scores(name: str, truth: NDArray[np.float64], predicted: NDArray[np.flo
         )
 
 
-def draw_ceilings(name: str, panels: Sequence[Sequence[AgainstCeiling]]) -> Drawing | None:
+def draw_ceilings(name: str, rows: Sequence[AgainstCeiling]) -> Drawing:
     """Draw each experiment's score with its interval, and the ceiling of its modalities."""
-    panels = [rows for rows in panels if rows]
-    if not panels:
-        return None
-    with canvas(0.4 + sum(0.5 + 0.27 * len(rows) for rows in panels)) as figure:
-        sizes = [len(rows) + 1.5 for rows in panels]
-        for axes, rows in zip(
-            np.atleast_1d(figure.subplots(len(panels), 1, height_ratios=sizes)), panels, strict=True
-        ):
-            for place, row in enumerate(rows):
-                low, high = row.interval or (row.score, row.score)
-                axes.plot([low, high], [place, place], color=ACCENT, linewidth=2.2, alpha=0.6)
-                axes.plot(row.score, place, "o", color=ACCENT, markersize=5.5)
-                axes.plot(row.ceiling, place, "|", color=INK, markersize=11, markeredgewidth=2)
-            axes.set_yticks(range(len(rows)), [row.experiment.name for row in rows])
-            axes.set_ylim(len(rows) - 0.5, -0.5)
-            axes.grid(axis="x")
-            axes.tick_params(length=0)
-            axes.spines["left"].set_visible(False)
-            axes.set_title(rows[0].metric.title, color=MUTED)
+    metric = rows[0].metric
+    with canvas(0.6 + 0.29 * len(rows)) as figure:
+        axes = figure.subplots()
+        for place, row in enumerate(rows):
+            low, high = row.interval or (row.score, row.score)
+            axes.plot([low, high], [place, place], color=ACCENT, linewidth=2.2, alpha=0.6)
+            axes.plot(row.score, place, "o", color=ACCENT, markersize=5.5)
+            axes.plot(row.ceiling, place, "|", color=INK, markersize=11, markeredgewidth=2)
+        axes.set_yticks(range(len(rows)), [row.experiment.name for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="x")
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
         return finish(
             figure,
             name,
-            "Scores and ceilings",
-            "Dot and bar: score on the test split with its 95 % interval. Stroke: the best score "
-            "that any model could reach from the same modalities.",
+            f"{metric.title} and its ceiling",
+            "Dot and bar: test score with its 95 % interval. Stroke: the best score that any model "
+            "could reach from the same modalities.",
         )
 
 
@@ -230,18 +215,34 @@ def _cell(column: int, row: int, share: float) -> Any:
     )  # fmt: skip
 
 
-def _smoothed(steps: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    points = [
-        (entry["step"], entry["loss"])
-        for entry in steps
-        if _is_number(entry.get("step")) and _is_number(entry.get("loss"))
-    ]
+def _lines(figure: Figure, points: Mapping[int, Sequence[Point]], across: str, up: str) -> Axes:
+    axes = figure.subplots()
+    for number, (seed, line) in enumerate(points.items()):
+        color = SERIES[number % len(SERIES)]
+        axes.plot(*_columns(line), color=color, linewidth=1.4, label=f"seed {seed}")
+    axes.set(xlabel=across, ylabel=up)
+    axes.grid(axis="y")
+    axes.tick_params(length=0)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if len(points) > 1:
+        axes.legend(ncols=2)
+    return axes
+
+
+def _points(entries: Sequence[Mapping[str, Any]], across: str, up: str) -> list[Point]:
+    complete = (e for e in entries if _is_number(e.get(across)) and _is_number(e.get(up)))
+    return [(float(entry[across]), float(entry[up])) for entry in complete]
+
+
+def _smoothed(steps: Sequence[Mapping[str, Any]]) -> list[Point]:
+    points = _points(steps, "step", "loss")
     window = max(1, len(points) // _SMOOTHED)
     chunks = [points[start : start + window] for start in range(0, len(points), window)]
-    return (
-        [float(np.mean([step for step, _ in chunk])) for chunk in chunks],
-        [float(np.mean([loss for _, loss in chunk])) for chunk in chunks],
-    )
+    return [(float(x), float(y)) for x, y in (np.mean(chunk, axis=0) for chunk in chunks)]
+
+
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _is_number(value: Any) -> bool:

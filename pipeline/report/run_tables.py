@@ -141,7 +141,7 @@ def footnotes(experiments: Sequence[Experiment]) -> list[str]:
     )
     quarantined = sorted(
         {
-            f"{modality}: {count:,} {reason}"
+            f"{modality}, {reason}: {count:,}"
             for result in results
             for modality, reasons in result.quarantined.items()
             for reason, count in reasons.items()
@@ -167,7 +167,7 @@ def _ceiling_row(row: AgainstCeiling) -> Row:
     if difference is not None:
         scale = 100 if metric.percent else 1
         digits = 2 if metric.percent else 3
-        shown_difference = f"{scale * difference.difference:+.{digits}f}"
+        shown_difference = f"{scale * difference.difference:+.{digits}f}".replace("-", "−")
         shown_p = show_p(difference.p_value)
     return Row(
         (

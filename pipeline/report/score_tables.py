@@ -157,6 +157,7 @@ def published_table(dataset: str, result: RunResult, rows: Sequence[PublishedRow
             "printed by a third party; unverified: not traced to its source. A column with ? "
             "holds binary figures whose convention the source does not state.",
         ),
+        measured=False,
     )
 
 

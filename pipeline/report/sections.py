@@ -61,7 +61,11 @@ class Part:
     title: str
     tables: tuple[Table, ...] = ()
     drawings: tuple[Drawing, ...] = ()
-    folded: bool = False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return the notes of all tables, each once."""
+        return tuple(dict.fromkeys(note for table in self.tables for note in table.notes))
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,9 @@ class Section:
 
 def make_section(number: int, runs: Sequence[Run], *, draw: bool) -> Section:
     """Make the section of one dataset from its runs; drawings cost time and are optional."""
-    experiments = group_experiments(runs)
-    lead = lead_experiment(experiments)
+    lead = lead_experiment(group_experiments(runs))
+    metric = headline(lead.result.task[0], lead.result.protocol)
+    experiments = by_score(group_experiments(runs), metric)
     name, tasks = lead.result.dataset, lead.result.task
     key = f"d{number}"
     ceilings = [against_ceiling(experiments, *pair) for pair in COMPARED if pair[0] in tasks]
@@ -109,13 +114,16 @@ def make_section(number: int, runs: Sequence[Run], *, draw: bool) -> Section:
                 Part(
                     "Modality subsets against the ceiling",
                     _known(ceiling_table(name, rows) for rows in ceilings),
-                    _known([_ceiling_drawing(key, ceilings)]) if draw else (),
+                    _ceiling_drawings(key, ceilings) if draw else (),
                 ),
-                Part(f"Answers: {lead.name}", (), _answers(key, lead) if draw else ()),
+                Part(
+                    f"Answers and training: {lead.name}",
+                    drawings=(*_answers(key, lead), *_training(key, lead)) if draw else (),
+                ),
                 Part(
                     "What the gate listens to",
                     _known([probe_table(name, experiments)]),
-                    (*_gates(key, lead), *_probe(key, lead)) if draw else (),
+                    _gates_and_probe(key, lead) if draw else (),
                 ),
                 Part("By language", _known(language_table(name, t, experiments) for t in tasks)),
                 Part("By class", _known([class_table(name, lead)])),
@@ -152,13 +160,18 @@ def _card(
     return Card(f"{metric.title}, best of {len(experiments)}", shown, tuple(details))
 
 
-def _ceiling_drawing(key: str, ceilings: Sequence[Sequence[AgainstCeiling]]) -> Drawing | None:
-    panels = [rows for rows in ceilings if rows and rows[0].metric in _DRAWN_CEILINGS]
-    return draw_ceilings(f"{key}-ceilings", panels)
+def _ceiling_drawings(
+    key: str, ceilings: Sequence[Sequence[AgainstCeiling]]
+) -> tuple[Drawing, ...]:
+    return tuple(
+        draw_ceilings(f"{key}-ceiling-{rows[0].metric.key}", rows)
+        for rows in ceilings
+        if rows and rows[0].metric in _DRAWN_CEILINGS
+    )
 
 
 def _answers(key: str, lead: Experiment) -> tuple[Drawing, ...]:
-    drawings: list[Drawing | None] = []
+    drawings: list[Drawing] = []
     result = lead.result
     if "classification" in result.task:
         counts = np.sum([run.result.test["confusion"] for run in lead.runs], axis=0)
@@ -166,8 +179,11 @@ def _answers(key: str, lead: Experiment) -> tuple[Drawing, ...]:
     scores = prediction_scores(lead.runs[0]) if "regression" in result.task else None
     if scores is not None:
         drawings.append(draw_scores(f"{key}-scores", *scores))
-    drawings.append(draw_training(f"{key}-training", lead.runs))
-    return _known(drawings)
+    return tuple(drawings)
+
+
+def _training(key: str, lead: Experiment) -> tuple[Drawing, ...]:
+    return tuple(draw_training(f"{key}-training", lead.runs))
 
 
 def _gates(key: str, lead: Experiment) -> tuple[Drawing, ...]:
@@ -222,9 +238,12 @@ def _groups(lead: Experiment) -> dict[str, pd.DataFrame]:
     return {name: rows[mask] for name, mask in masks.items() if mask.any()}
 
 
-def _probe(key: str, lead: Experiment) -> tuple[Drawing, ...]:
+def _gates_and_probe(key: str, lead: Experiment) -> tuple[Drawing, ...]:
+    """Return the drawings in the order that fills two columns evenly."""
+    gates = _gates(key, lead)
     probe = lead.runs[0].result.noise_probe
-    return (draw_probe(f"{key}-probe", probe, lead.runs[0].name),) if probe else ()
+    drawn = (draw_probe(f"{key}-probe", probe, lead.runs[0].name),) if probe else ()
+    return (*gates[:1], *drawn, *gates[1:])
 
 
 def _known(values: Iterable[Kind | None]) -> tuple[Kind, ...]:

@@ -1,6 +1,6 @@
 """A table as every output format needs it: printed text beside the exact value."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A named table with its notes; `name` becomes the file name of its CSV and LaTeX."""
+    """A named table with its notes.
+
+    `name` becomes the file name of its CSV and LaTeX; `measured` is false for figures of others.
+    """
 
     name: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     intro: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    measured: bool = True
 
 
 def text_cell(text: str) -> Cell:
