@@ -15,8 +15,9 @@ _CONTROLS = {
 }
 _BYTE_OF = {character: code for code, character in _CONTROLS.items()}
 _TRAILING = "[\u0080-\u00bf" + "".join(map(re.escape, _BYTE_OF)) + "]"
-# First and later bytes of two- and three-byte sequences of UTF-8, each shown as one character.
-_MISREAD = re.compile(f"[\u00c2-\u00df]{_TRAILING}|[\u00e0-\u00ef]{_TRAILING}{{2}}")
+# UTF-8 of Latin letters (two bytes) and of punctuation (three), each byte shown as one character.
+# Other leading bytes are left alone: in sound text they are letters before a quotation mark.
+_MISREAD = re.compile(f"[\u00c2-\u00c5]{_TRAILING}|\u00e2{_TRAILING}{{2}}")
 
 
 def decode_lenient(data: bytes) -> str:
