@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fuse.streams import AttentivePooling, Stream, masked_mean
+from fuse.streams import AttentivePooling, Stream, Turns, masked_mean
 
 Streams = Mapping[str, Stream]
 
@@ -132,7 +132,11 @@ class SemanticExpert(nn.Module):
 
 
 class GlobalExpert(nn.Module):
-    """Long-range dependencies: a transformer over the rows of all modalities at once."""
+    """Long-range dependencies: a transformer over the rows of all modalities and the context.
+
+    Neighbouring turns enter as one row a turn and modality, marked by how far away they are and by
+    who speaks. They are looked at and not returned.
+    """
 
     def __init__(
         self,
@@ -141,19 +145,25 @@ class GlobalExpert(nn.Module):
         heads: int = 4,
         layers: int = 2,
         dropout: float = 0.1,
+        reach: int = 0,
     ) -> None:
+        """Build the expert; `reach` is the largest distance of a context turn, 0 for none."""
         super().__init__()
         self.kinds = nn.ParameterDict(
             {name: nn.Parameter(torch.randn(dim) * 0.02) for name in modalities}
         )
         self.start = nn.Parameter(torch.randn(dim) * 0.02)
+        self.reach = reach
+        if reach:
+            self.offsets = nn.Embedding(2 * reach + 1, dim)
+            self.speakers = nn.Embedding(3, dim)
         layer = nn.TransformerEncoderLayer(
             dim, heads, 2 * dim, dropout, activation="gelu", batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, streams: Streams) -> Tensor:
+    def forward(self, streams: Streams, turns: Turns | None = None) -> Tensor:
         """Return [batch, modalities, dim]: each modality's rows, averaged after full attention."""
         first = next(iter(streams.values())).value
         batch = first.shape[0]
@@ -163,13 +173,19 @@ class GlobalExpert(nn.Module):
         for name, stream in streams.items():
             rows.append(stream.value + self.kinds[name])
             masks.append(stream.mask)
+        own = len(rows)
+        if turns is not None and self.reach:
+            place = self.offsets(turns.offset.clamp(-self.reach, self.reach) + self.reach)
+            place = place + self.speakers(turns.speaker)
+            for name, stream in turns.streams.items():
+                rows.append(stream.value + self.kinds[name] + place)
+                masks.append(stream.mask)
         encoded = self.encoder(torch.cat(rows, dim=1), src_key_padding_mask=~torch.cat(masks, 1))
         encoded = self.norm(encoded)
-        lengths = [mask.shape[1] for mask in masks]
-        parts = encoded.split(lengths, dim=1)
+        parts = encoded.split([mask.shape[1] for mask in masks], dim=1)[:own]
         summary = parts[0].squeeze(1)
         pooled = [
             (masked_mean(part, mask) + summary) * mask.any(dim=1, keepdim=True).to(part.dtype)
-            for part, mask in zip(parts[1:], masks[1:], strict=True)
+            for part, mask in zip(parts[1:], masks[1:own], strict=True)
         ]
         return torch.stack(pooled, dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,18 @@ from torch import Tensor, nn
 from fuse.experts import GlobalExpert, LocalExpert, SemanticExpert
 from fuse.gates import GateWeights, HierarchicalGate
 from fuse.projector import PseudoTokenProjector
-from fuse.streams import Stream, StreamProjection, masked_deviation, masked_mean
+from fuse.streams import Stream, StreamProjection, Turns, masked_deviation, masked_mean
 
 EXPERTS = ("local", "semantic", "global")
 
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Shape of the fusion; `inputs` maps each modality, in order, to its feature dimension."""
+    """Shape of the fusion.
+
+    `inputs` maps each modality, in order, to its feature dimension; `reach` is the largest distance
+    of a context turn; `targets` counts the auxiliary head's outputs.
+    """
 
     inputs: Mapping[str, int]
     embedding_dim: int
@@ -34,6 +39,7 @@ class FusionConfig:
     dynamic_gate: bool = True
     experts: tuple[str, ...] = EXPERTS
     targets: int = 0
+    reach: int = 0
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -89,17 +95,36 @@ class Fusion(nn.Module):
         )
         self.head = nn.Linear(dim, config.targets)
 
-    def forward(self, streams: Mapping[str, Stream]) -> Fused:
-        """Fuse a batch of streams, `[batch, time, dim]` each, keyed as in `config.inputs`."""
+    def forward(self, streams: Mapping[str, Stream], turns: Turns | None = None) -> Fused:
+        """Fuse a batch of streams, `[batch, time, dim]` each, keyed as in `config.inputs`.
+
+        An utterance with no modality of its own gets `nothing`, whatever its neighbours have: what
+        others said or showed is context for a signal, not a signal.
+        """
         projected = {name: self.projections[name](streams[name]) for name in self.config.inputs}
+        near = None if turns is None else self._project_turns(turns)
         present = torch.stack([stream.present for stream in projected.values()], dim=1)
         gate = self.gate(_statistics(projected), present)
         outputs = torch.stack(
-            [self.norms[name](expert(projected)) for name, expert in self.experts.items()], dim=1
+            [
+                self.norms[name](expert(projected, near) if name == "global" else expert(projected))
+                for name, expert in self.experts.items()
+            ],
+            dim=1,
         )
         vector = torch.einsum("be,bem,bemd->bd", gate.experts, gate.modalities, outputs)
         vector = vector + self.nothing * (~present.any(dim=1, keepdim=True)).to(vector.dtype)
         return Fused(self.projector(vector), vector, gate, self.head(vector))
+
+    def _project_turns(self, turns: Turns) -> Turns:
+        # A turn is one row: its place is its offset, not a position in time.
+        streams = {
+            name: Stream(
+                cast(StreamProjection, self.projections[name]).embed(stream.value), stream.mask
+            )
+            for name, stream in turns.streams.items()
+        }
+        return Turns(streams, turns.offset, turns.speaker)
 
 
 def _statistics(streams: Mapping[str, Stream]) -> Tensor:

@@ -7,6 +7,7 @@ so absence needs no special case further on and every non-empty subset may occur
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,21 @@ class Stream:
     def present(self) -> Tensor:
         """Return which utterances have the modality at all, [batch] bool."""
         return self.mask.any(dim=1)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The neighbouring turns of a batch, one row a turn and modality.
+
+    `streams` maps each modality to values [batch, turns, dim] with a mask that is false where the
+    turn does not exist or lacks the modality. `offset` [batch, turns] says how many turns before
+    (negative) or after the utterance; `speaker` [batch, turns] is 0 where unknown, 1 for the
+    utterance's own speaker, 2 for another.
+    """
+
+    streams: Mapping[str, Stream]
+    offset: Tensor
+    speaker: Tensor
 
 
 def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
@@ -75,9 +91,13 @@ class StreamProjection(nn.Module):
         self.register_buffer("frequency", frequency, persistent=False)
         self.position_scale = nn.Parameter(torch.tensor(0.1))
 
+    def embed(self, value: Tensor) -> Tensor:
+        """Project rows [..., input_dim] to [..., dim] without a position."""
+        return self.norm(self.linear(value))
+
     def forward(self, stream: Stream) -> Stream:
         """Project [batch, time, input_dim] to [batch, time, dim]."""
-        value = self.norm(self.linear(stream.value))
+        value = self.embed(stream.value)
         steps = torch.arange(value.shape[1], device=value.device, dtype=value.dtype)
         angle = steps.unsqueeze(1) * self.get_buffer("frequency").to(value.dtype)
         position = torch.cat([angle.sin(), angle.cos()], dim=1)[:, : value.shape[2]]

@@ -7,7 +7,7 @@ task and language share their answers and are scored together, sorted by length.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fuse.gates import GateWeights
-from generate.language_model import PromptTokens
 from pipeline.augment import replace_by_noise
-from pipeline.features import Features
-from pipeline.items import TEXT, Question, QuestionKey, Utterance
+from pipeline.inputs import Inputs
+from pipeline.items import Question, QuestionKey, Utterance
 from pipeline.metrics import RegressionProtocol, classification_metrics, regression_metrics
 from pipeline.model import Egmf
+from pipeline.prompting import Prompter
 
 NOISE_SEED = 20_260
 
@@ -42,36 +42,11 @@ class Scored:
     gate_modalities: NDArray[np.float32]
 
 
-class Prompter:
-    """Tokenises each prompt once; text-free prompts are told apart from those with a transcript."""
-
-    def __init__(self, model: Egmf, questions: Mapping[QuestionKey, Question]) -> None:
-        self._language = model.language
-        self._questions = questions
-        self._kept: dict[tuple[str, str, str | None], PromptTokens] = {}
-
-    def question(self, task: str, utterance: Utterance) -> Question:
-        """Return what is asked about an utterance for a task."""
-        return self._questions[task, utterance.language]
-
-    def tokens(self, question: Question, text: str | None) -> PromptTokens:
-        """Return the tokenised prompt of a question about a transcript, or about none."""
-        key = (question.task, question.language, text)
-        if key not in self._kept:
-            self._kept[key] = self._language.tokenize(question.prompt(text))
-        return self._kept[key]
-
-
-def visible_text(utterance: Utterance, features: Features) -> str | None:
-    """Return the transcript that the prompt may show: none where text is no modality of the run."""
-    return utterance.text if TEXT in features.sets else None
-
-
 @torch.no_grad()
 def score(
     model: Egmf,
+    inputs: Inputs,
     prompter: Prompter,
-    features: Features,
     utterances: Sequence[Utterance],
     tasks: Sequence[str],
     batch_size: int,
@@ -80,16 +55,14 @@ def score(
     model.eval()
     results: dict[tuple[str, str], Scored] = {}
     for batch in _batches(utterances, batch_size):
-        fused = model.fuse(features.batch([each.id for each in batch]))
+        fused = model.fuse(*inputs.batch(batch))
         groups: dict[QuestionKey, list[int]] = defaultdict(list)
         for row, utterance in enumerate(batch):
             for task in tasks:
                 groups[task, utterance.language].append(row)
         for (task, _), rows in groups.items():
             question = prompter.question(task, batch[rows[0]])
-            prompts = [
-                prompter.tokens(question, visible_text(batch[row], features)) for row in rows
-            ]
+            prompts = [prompter.tokens(task, batch[row]) for row in rows]
             pseudo = fused.pseudo_tokens[torch.tensor(rows, device=model.device)]
             scores = model.language.answer_scores(prompts, question.answers, pseudo)
             probabilities = scores.double().softmax(dim=-1).cpu().numpy()
@@ -166,7 +139,7 @@ def regression_family(protocol: str) -> RegressionProtocol:
 
 @torch.no_grad()
 def probe_noise(
-    model: Egmf, features: Features, utterances: Sequence[Utterance], batch_size: int
+    model: Egmf, inputs: Inputs, utterances: Sequence[Utterance], batch_size: int
 ) -> dict[str, dict[str, float | int]]:
     """Measure how the gate answers when one modality's input is replaced by noise.
 
@@ -174,17 +147,17 @@ def probe_noise(
     weight before and after, the relative drop, and a one-sided paired Wilcoxon test of the fall.
     """
     model.eval()
-    names = list(features.sets)
+    names = list(inputs.features.sets)
     weights: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     generator = torch.Generator().manual_seed(NOISE_SEED)
     for batch in _batches(utterances, batch_size):
-        streams = features.batch([each.id for each in batch])
-        before = model.fuse(streams).gate.effective.cpu()
+        streams, turns = inputs.batch(batch)
+        before = model.fuse(streams, turns).gate.effective.cpu()
         present = torch.stack([stream.present for stream in streams.values()], dim=1)
         for index, name in enumerate(names):
             chosen = present[:, index] & (present.sum(dim=1) > 1)
             noisy = {**streams, name: replace_by_noise(streams[name], chosen, generator)}
-            after = model.fuse(noisy).gate.effective.cpu()
+            after = model.fuse(noisy, turns).gate.effective.cpu()
             pairs = torch.stack([before[chosen, index], after[chosen, index]], dim=1)
             weights[name].extend((float(a), float(b)) for a, b in pairs)
     report = {}

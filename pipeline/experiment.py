@@ -14,11 +14,14 @@ from typing import Any
 import torch
 
 from extract.files import publish_json, publishing
-from pipeline.evaluation import Prompter, metrics_of, prediction_table, probe_noise, score
+from pipeline.context import find_context
+from pipeline.evaluation import metrics_of, prediction_table, probe_noise, score
 from pipeline.features import Features, write_scaling
-from pipeline.items import questions_of
+from pipeline.inputs import Inputs
+from pipeline.items import TEXT, questions_of
 from pipeline.llm import Llm
 from pipeline.model import Egmf, build_model, load_model
+from pipeline.prompting import Prompter
 from pipeline.results import baselines, best_possible, describe
 from pipeline.runs import RunFolder, environment, jsonable, prepare, run_folder
 from pipeline.settings import TrainSettings
@@ -30,7 +33,10 @@ StepProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; `experiment` None names it after its modalities."""
+    """What the user asked for.
+
+    `experiment` None names it after its modalities; `context` counts the turns before and after.
+    """
 
     source: Source
     runs: Path
@@ -38,6 +44,7 @@ class Request:
     llm: Llm
     settings: TrainSettings
     ablate: tuple[str, ...]
+    context: tuple[int, int]
     seeds: tuple[int, ...]
     device: torch.device
     resume: bool
@@ -53,7 +60,9 @@ def run_experiment(
         PipelineError: the cache lacks something, or a run stands in the way.
     """
     corpus = open_corpus(request.source, say)
-    experiment = request.experiment or default_experiment(corpus.sets, request.ablate)
+    experiment = request.experiment or default_experiment(
+        corpus.sets, request.ablate, request.context
+    )
     folders = []
     for seed in request.seeds:
         folder = run_folder(request.runs, corpus.entry.name, experiment, seed)
@@ -77,6 +86,8 @@ def _config(request: Request, corpus: Corpus, experiment: str, seed: int) -> dic
         "table_sha256": corpus.table_sha256,
         "fusion": "egmf",
         "ablate": list(request.ablate),
+        "context": request.context[0],
+        "context_after": request.context[1],
         "settings": request.settings.model_dump(mode="json"),
     }
 
@@ -105,8 +116,12 @@ def _run(
         len(task.labels) + 1,
         settings,
         ablate=request.ablate,
+        reach=max(request.context),
         device=request.device,
     )
+    every = [each for rows in corpus.utterances.values() for each in rows]
+    inputs = Inputs(features, find_context(every, *request.context))
+    prompter = _prompter(model, inputs, task, settings)
     parameters = {
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total": sum(p.numel() for p in model.parameters()),
@@ -120,7 +135,8 @@ def _run(
     with progress("training", steps) as advance:
         done = train(
             model,
-            features,
+            inputs,
+            prompter,
             corpus.utterances,
             task,
             settings,
@@ -131,7 +147,7 @@ def _run(
         )
     trained = time.monotonic()
     model = load_model(folder.best, request.llm.source, request.device)
-    metrics = _evaluate(model, features, corpus, task, settings, folder)
+    metrics = _evaluate(model, inputs, corpus, task, settings, folder)
     result = {
         **describe(request.llm, corpus, config, task),
         **metrics,
@@ -166,20 +182,20 @@ def _task(corpus: Corpus) -> Task:
 
 def _evaluate(
     model: Egmf,
-    features: Features,
+    inputs: Inputs,
     corpus: Corpus,
     task: Task,
     settings: TrainSettings,
     folder: RunFolder,
 ) -> dict[str, Any]:
     """Score every split but training, write the predictions, and compare with what is trivial."""
-    prompter = Prompter(model, task.questions)
+    prompter = _prompter(model, inputs, task, settings)
     config = model.fusion.config
     found: dict[str, Any] = {}
     for split, rows in corpus.utterances.items():
         if split == "train" or not rows:
             continue
-        scored = score(model, prompter, features, rows, task.names, settings.eval_batch_size)
+        scored = score(model, inputs, prompter, rows, task.names, settings.eval_batch_size)
         table = prediction_table(scored, config.experts, tuple(config.inputs), settings.decision)
         with publishing(folder.predictions(split)) as temporary:
             table.to_csv(temporary, index=False)
@@ -193,12 +209,23 @@ def _evaluate(
             }
     test = corpus.utterances["test"]
     found["baselines"] = baselines(corpus.utterances["train"], test, task)
-    found["ceiling"] = best_possible(corpus, features)
+    found["ceiling"] = best_possible(corpus, inputs.features, inputs.context.reach)
+    found["shortened_prompts"] = len(prompter.shortened)
     several = len(corpus.sets) > 1 and config.dynamic_gate
     found["noise_probe"] = (
-        probe_noise(model, features, test, settings.eval_batch_size) if several else None
+        probe_noise(model, inputs, test, settings.eval_batch_size) if several else None
     )
     return found
+
+
+def _prompter(model: Egmf, inputs: Inputs, task: Task, settings: TrainSettings) -> Prompter:
+    return Prompter(
+        model.language,
+        task.questions,
+        inputs.context,
+        reads_text=TEXT in inputs.features.sets,
+        max_tokens=settings.max_prompt_tokens,
+    )
 
 
 def _rate(corpus: Corpus, progress: Progress) -> float:

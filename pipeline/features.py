@@ -120,6 +120,14 @@ class Features:
         """Tell whether the utterance has this modality at all."""
         return len(self._rows(modality, utterance)) > 0
 
+    def mean(self, modality: str, utterance: str) -> NDArray[np.float32] | None:
+        """Return the standardised mean row, [dim]; None where the modality is absent."""
+        rows = self._rows(modality, utterance)
+        if not len(rows):
+            return None
+        scaling = self.scaling[modality]
+        return (rows.mean(axis=0) - scaling.mean) / scaling.deviation
+
     def batch(self, ids: Sequence[str]) -> dict[str, Stream]:
         """Return standardised, padded streams, `[batch, time, dim]` for each modality."""
         return {name: self._stream(name, ids) for name in self.sets}

@@ -7,7 +7,7 @@ hears and does not read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.manifest import DatasetEntry
 
 TEXT = "text"
+HISTORY_SEPARATOR = " / "
 
 QuestionKey = tuple[str, str]
 """A task and a language."""
@@ -40,9 +41,10 @@ class Question:
     values: tuple[str | float, ...]
     fills: Mapping[str, str]
 
-    def prompt(self, text: str | None) -> Prompt:
-        """Render the prompt with the transcript, or without any text."""
-        return render(self.lines, {**self.fills, "text": text, "history": None})
+    def prompt(self, text: str | None, history: Sequence[str] = ()) -> Prompt:
+        """Render the prompt; without a transcript or a history their lines are left out."""
+        turns = HISTORY_SEPARATOR.join(history) or None
+        return render(self.lines, {**self.fills, "text": text, "history": turns})
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class Utterance:
     text: str | None
     label: str | None
     score: float | None
+    group: str | None = None
+    order: int | None = None
+    speaker: str | None = None
 
     def truth(self, task: str) -> str | float | None:
         """Return the true label or score for a task."""
@@ -65,7 +70,7 @@ def utterances_of(table: pd.DataFrame) -> list[Utterance]:
     """Turn the utterance table into rows; empty text counts as absent."""
     import pandas as pd
 
-    columns = ["id", "split", "language", "text", "label", "score"]
+    columns = ["id", "split", "language", "text", "label", "score", "group", "order", "speaker"]
     return [
         Utterance(
             id=row["id"],
@@ -74,6 +79,9 @@ def utterances_of(table: pd.DataFrame) -> list[Utterance]:
             text=row["text"] if isinstance(row["text"], str) and row["text"].strip() else None,
             label=row["label"] if isinstance(row["label"], str) else None,
             score=None if pd.isna(row["score"]) else float(row["score"]),
+            group=row["group"] if isinstance(row["group"], str) else None,
+            order=None if pd.isna(row["order"]) else int(row["order"]),
+            speaker=row["speaker"] if isinstance(row["speaker"], str) else None,
         )
         for row in table[columns].to_dict("records")
     ]

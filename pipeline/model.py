@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fuse.fusion import EXPERTS, Fused, Fusion, FusionConfig
 from fuse.gates import balance_loss, reliability_loss
-from fuse.streams import Stream
+from fuse.streams import Stream, Turns
 from generate.language_model import (
     LanguageModel,
     LoraSettings,
@@ -63,23 +63,25 @@ class Egmf(nn.Module):
         """Where the fusion's weights are."""
         return next(self.fusion.parameters()).device
 
-    def fuse(self, streams: Mapping[str, Stream]) -> Fused:
-        """Fuse a batch of streams wherever they lie."""
+    def fuse(self, streams: Mapping[str, Stream], turns: Turns | None = None) -> Fused:
+        """Fuse a batch of streams and neighbouring turns wherever they lie."""
         device = self.device
-        return self.fusion(
-            {n: Stream(s.value.to(device), s.mask.to(device)) for n, s in streams.items()}
-        )
+        if turns is not None:
+            near = _to_device(turns.streams, device)
+            turns = Turns(near, turns.offset.to(device), turns.speaker.to(device))
+        return self.fusion(_to_device(streams, device), turns)
 
     def loss(
         self,
         streams: Mapping[str, Stream],
+        turns: Turns | None,
         items: ItemBatch,
         auxiliary: AuxiliaryTargets,
         corrupted: Tensor,
         settings: TrainSettings,
     ) -> Tensor:
         """Return the training loss of a batch: answers, auxiliary head and the gate's terms."""
-        fused = self.fuse(streams)
+        fused = self.fuse(streams, turns)
         summed, tokens = self.language.answer_loss(
             items.prompts, items.answers, fused.pseudo_tokens[items.row.to(self.device)]
         )
@@ -116,6 +118,7 @@ def build_model(
     settings: TrainSettings,
     *,
     ablate: Sequence[str],
+    reach: int,
     device: torch.device,
 ) -> Egmf:
     """Build a fresh model.
@@ -126,6 +129,7 @@ def build_model(
         targets: outputs of the auxiliary head.
         settings: of the run.
         ablate: parts to leave out; see `pipeline.settings.ABLATIONS`.
+        reach: largest distance of a context turn, 0 for none.
         device: where it runs.
 
     Raises:
@@ -153,6 +157,7 @@ def build_model(
         dynamic_gate="gate" not in ablate,
         experts=tuple(name for name in EXPERTS if name not in ablate),
         targets=targets,
+        reach=reach,
     )
     return Egmf(Fusion(config).to(device), language)
 
@@ -169,6 +174,10 @@ def load_model(folder: Path, llm: str, device: torch.device) -> Egmf:
         llm, lora=None, adapter=adapter, device=device, dtype=_compute_dtype(device)
     )
     return Egmf(fusion.to(device), language).eval()
+
+
+def _to_device(streams: Mapping[str, Stream], device: torch.device) -> dict[str, Stream]:
+    return {n: Stream(s.value.to(device), s.mask.to(device)) for n, s in streams.items()}
 
 
 def _compute_dtype(device: torch.device) -> torch.dtype:

@@ -39,9 +39,12 @@ def baselines(
     return found
 
 
-def best_possible(corpus: Corpus, features: Features) -> dict[str, Any] | None:
-    """Return the best possible score on the test rows as they are, for the demo alone."""
-    if corpus.entry.generator is None:
+def best_possible(corpus: Corpus, features: Features, reach: int) -> dict[str, Any] | None:
+    """Return the best possible score on the test rows as they are.
+
+    Known for the demo alone, and there for single utterances: context tells more.
+    """
+    if corpus.entry.generator is None or reach:
         return None
     available = [
         tuple(m for m in MODALITIES if m in features.sets and features.has(m, each.id))
@@ -67,7 +70,8 @@ def describe(llm: Llm, corpus: Corpus, config: Mapping[str, Any], task: Task) ->
         "modalities": list(sets),
         "fusion": config["fusion"],
         "ablate": config["ablate"],
-        "context": 0,
+        "context": config["context"],
+        "context_after": config["context_after"],
         "random_weights": random,
         "llm": llm.source,
         "labels": list(task.labels),

@@ -54,6 +54,7 @@ class TrainSettings(BaseModel):
         balance_weight: Weight of the loss that keeps every expert in use.
         reliability_weight: Weight of the loss on the gate's attention to noise.
         auxiliary_weight: Weight of the auxiliary head on the fused vector (0 = none).
+        max_prompt_tokens: A longer prompt loses its oldest turns, then the end of its transcript.
         decision: Regression answers are the expectation over the grid, or its most likely number.
         eval_batch_size: Utterances scored at once.
     """
@@ -85,6 +86,7 @@ class TrainSettings(BaseModel):
     balance_weight: Weight = 0.01
     reliability_weight: Weight = 0.1
     auxiliary_weight: Weight = 0.5
+    max_prompt_tokens: Positive = 512
     decision: Literal["expectation", "argmax"] = "expectation"
     eval_batch_size: Positive = 64
 

@@ -103,10 +103,14 @@ def choose_feature_sets(source: Source, say: Callable[[str], None]) -> dict[str,
     return chosen
 
 
-def default_experiment(sets: Mapping[str, FeatureSet], ablate: Sequence[str]) -> str:
-    """Name an experiment after its modalities and what it leaves out."""
+def default_experiment(
+    sets: Mapping[str, FeatureSet], ablate: Sequence[str], context: tuple[int, int]
+) -> str:
+    """Name an experiment after its modalities, its context and what it leaves out."""
     full = set(sets) >= set(MODALITY_ORDER)
     name = "egmf" if full else f"egmf-{'+'.join(sets)}"
+    if any(context):
+        name += f"-context-{context[0]}-{context[1]}"
     return name + "".join(f"-no-{part}" for part in ablate)
 
 

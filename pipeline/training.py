@@ -21,10 +21,11 @@ import torch
 from torch import nn
 
 from pipeline.augment import Augmented, augment
-from pipeline.evaluation import Prompter, metrics_of, prediction_table, score, visible_text
-from pipeline.features import Features
+from pipeline.evaluation import metrics_of, prediction_table, score
+from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
 from pipeline.model import AuxiliaryTargets, Egmf, ItemBatch
+from pipeline.prompting import Prompter
 from pipeline.runs import RunFolder, publish_folder, recover_folder
 from pipeline.settings import TrainSettings
 
@@ -56,7 +57,8 @@ class Progress:
 
 def train(
     model: Egmf,
-    features: Features,
+    inputs: Inputs,
+    prompter: Prompter,
     utterances: Mapping[str, Sequence[Utterance]],
     task: Task,
     settings: TrainSettings,
@@ -70,7 +72,8 @@ def train(
 
     Args:
         model: freshly built.
-        features: with their scaling fitted.
+        inputs: features, with their scaling fitted, and context.
+        prompter: of the run's questions.
         utterances: of the train and valid splits.
         task: what is asked.
         settings: of the run.
@@ -81,7 +84,6 @@ def train(
     """
     rows = utterances["train"]
     steps = math.ceil(len(rows) / settings.batch_size)
-    prompter = Prompter(model, task.questions)
     optimizer, schedule = _optimizer(model, settings, settings.epochs * steps)
     progress = _load(folder, model, optimizer, schedule)
     advance(progress.step)
@@ -92,7 +94,7 @@ def train(
         model.train()
         total = 0.0
         for batch in epoch_batches(rows, settings.batch_size, seed, epoch):
-            loss = _step(model, prompter, features, batch, task, settings, progress.step, seed)
+            loss = _step(model, inputs, prompter, batch, task, settings, progress.step, seed)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(_trainable(model), settings.clip)
@@ -112,7 +114,7 @@ def train(
                         "seconds": progress.seconds + time.monotonic() - started,
                     }
                 )
-        metrics = validate(model, prompter, features, utterances["valid"], task, settings)
+        metrics = validate(model, inputs, prompter, utterances["valid"], task, settings)
         value = selection_value(metrics, task)
         best = value > progress.best_value
         progress.epoch = epoch
@@ -140,14 +142,14 @@ def train(
 
 def validate(
     model: Egmf,
+    inputs: Inputs,
     prompter: Prompter,
-    features: Features,
     utterances: Sequence[Utterance],
     task: Task,
     settings: TrainSettings,
 ) -> dict[str, Any]:
     """Score the validation split."""
-    scored = score(model, prompter, features, utterances, task.names, settings.eval_batch_size)
+    scored = score(model, inputs, prompter, utterances, task.names, settings.eval_batch_size)
     config = model.fusion.config
     table = prediction_table(scored, config.experts, tuple(config.inputs), settings.decision)
     return metrics_of(table, task.labels, task.protocol)
@@ -178,8 +180,8 @@ def epoch_batches(
 
 def _step(
     model: Egmf,
+    inputs: Inputs,
     prompter: Prompter,
-    features: Features,
     batch: Sequence[Utterance],
     task: Task,
     settings: TrainSettings,
@@ -187,40 +189,34 @@ def _step(
     seed: int,
 ) -> torch.Tensor:
     generator = torch.Generator().manual_seed(_mix(seed, 1_000_000 + step))
+    streams, turns = inputs.batch(batch)
     changed = augment(
-        features.batch([each.id for each in batch]),
+        streams,
         settings.modality_dropout,
         settings.modality_noise,
         generator,
     )
-    items = _items(prompter, features, batch, task, changed)
+    items = _items(prompter, batch, task, changed)
     auxiliary = _auxiliary(batch, task)
-    return model.loss(changed.streams, items, auxiliary, changed.corrupted, settings)
+    return model.loss(changed.streams, turns, items, auxiliary, changed.corrupted, settings)
 
 
 def _items(
-    prompter: Prompter,
-    features: Features,
-    batch: Sequence[Utterance],
-    task: Task,
-    changed: Augmented,
+    prompter: Prompter, batch: Sequence[Utterance], task: Task, changed: Augmented
 ) -> ItemBatch:
     """Ask every labelled question; whose text was dropped or spoiled is shown no transcript."""
     rows, prompts, answers = [], [], []
     spoiled = changed.dropped | changed.corrupted
     text_column = list(changed.streams).index(TEXT) if TEXT in changed.streams else None
     for row, utterance in enumerate(batch):
-        text = visible_text(utterance, features)
-        if text_column is not None and bool(spoiled[row, text_column]):
-            text = None
+        hide = text_column is not None and bool(spoiled[row, text_column])
         for name in task.names:
             truth = utterance.truth(name)
             if truth is None:
                 continue
-            question = prompter.question(name, utterance)
             rows.append(row)
-            prompts.append(prompter.tokens(question, text))
-            answers.append(written_answer(question, truth))
+            prompts.append(prompter.tokens(name, utterance, hide_text=hide))
+            answers.append(written_answer(prompter.question(name, utterance), truth))
     return ItemBatch(torch.tensor(rows), prompts, answers)
 
 

@@ -49,6 +49,7 @@ def request(toy: Path, llm: Path, **changes: Any) -> Request:
         "llm": Llm(str(llm), random_weights=True),
         "settings": SETTINGS,
         "ablate": (),
+        "context": (0, 0),
         "seeds": (1,),
         "device": torch.device("cpu"),
         "resume": False,

@@ -65,6 +65,8 @@ def train(
     modalities: Annotated[
         str | None, typer.Option(help="Comma-separated, such as text,audio. Default: all.")
     ] = None,
+    context: Annotated[int, typer.Option(min=0, help="Turns before the utterance.")] = 0,
+    context_after: Annotated[int, typer.Option(min=0, help="Turns after the utterance.")] = 0,
     ablate: Annotated[
         list[Ablation] | None, typer.Option(help="Leave out a part; may be given several times.")
     ] = None,
@@ -120,6 +122,7 @@ def train(
             llm=language_model_of(size, llm, cache),
             settings=resolve_settings(size, overrides),
             ablate=tuple(part.value for part in ablate or ()),
+            context=(context, context_after),
             seeds=tuple(seed or ((1111,) if size == "tiny" else (1111, 2222, 3333, 4444, 5555))),
             device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
             resume=resume,
