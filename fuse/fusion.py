@@ -78,7 +78,9 @@ class Fusion(nn.Module):
             "semantic": lambda: SemanticExpert(
                 names, dim, config.heads, config.rank, config.dropout
             ),
-            "global": lambda: GlobalExpert(names, dim, config.heads, config.layers, config.dropout),
+            "global": lambda: GlobalExpert(
+                names, dim, config.heads, config.layers, config.dropout, config.reach
+            ),
         }
         self.experts = nn.ModuleDict({name: makers[name]() for name in config.experts})
         self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in config.experts})

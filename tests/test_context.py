@@ -119,7 +119,9 @@ def test_a_long_transcript_is_cut_at_its_end_and_the_question_stays(
 
 def test_the_fusion_sees_the_turns_that_are_there() -> None:
     torch.manual_seed(0)
-    config = FusionConfig(inputs={"text": 3}, embedding_dim=4, embedding_rms=1.0, dim=8, reach=2)
+    config = FusionConfig(
+        inputs={"text": 3}, embedding_dim=4, embedding_rms=1.0, dim=8, reach=2, targets=1
+    )
     fusion = Fusion(config).eval()
     own = {"text": Stream(torch.randn(1, 2, 3), torch.ones(1, 2, dtype=torch.bool))}
 
