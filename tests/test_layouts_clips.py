@@ -8,7 +8,7 @@ from extract.errors import ExtractError
 from pipeline.corpus import Corpus, build_table
 from pipeline.errors import PipelineError
 from pipeline.manifest import load_manifest
-from tests.helpers_layouts import SHARED_DATA, needs_shared_data, write_clip, write_csv
+from tests.helpers_layouts import SHARED_DATA, needs_shared_data, scored, write_clip, write_csv
 
 FET = [
     "video_id",
@@ -109,6 +109,15 @@ def test_a_wrong_list_is_named(tmp_path, header, row, said):
 )
 def test_a_missing_list_is_named(tmp_path, name, needed):
     assert needed in refusal(name, tmp_path)
+
+
+def test_clips_may_lie_elsewhere(tmp_path):
+    write_csv(tmp_path / "label.csv", FET, [fet("v", "1", "x", "0.4", "train")])
+    write_clip(tmp_path / "cut/v/v-1.mp4")
+    layout = {"reader": "mosi", "media": ["cut/{video}/{video}-{clip}.mp4"]}
+    corpus = build_table(scored(tmp_path / "m.yaml", layout), tmp_path)
+    assert corpus.table["media"].tolist() == ["cut/v/v-1.mp4"]
+    assert corpus.notes == ()
 
 
 # -- MERBench's form ------------------------------------------------------------------------

@@ -185,7 +185,11 @@ def test_prompts_of_a_users_file_hold_for_its_entries_alone(tmp_path):
         ("layout: {reader: table, table: a.csv, columns: {lable: x}}", "'layout.columns.lable'"),
         (
             "layout: {reader: table, table: a.csv, columns: {id: '{file!r}'}}",
-            "only plain {column} fields",
+            "only plain {name} fields",
+        ),
+        (
+            "layout: {reader: mosi, media: ['{video.__class__}.mp4']}",
+            "field 'layout.media.0': '{video.__class__}.mp4' holds {video.__class__}; known are",
         ),
         (
             "layout: {reader: table, table: a.csv, columns: {split: x}, "

@@ -14,16 +14,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from extract.errors import ExtractError
 from extract.layouts.base import LayoutRequest, LayoutRow, LayoutTable, ReleaseNotFoundError
 from extract.layouts.cells import read_cells
 from extract.layouts.stock import take_stock
+from extract.layouts.templates import fields_of, fill
 
 MMSA_MEDIA = "Raw/{video}/{clip}.mp4"
 MMSA_COLUMNS = ("video_id", "clip_id", "label", "mode")
 MERBENCH_TRANSCRIPTS = "transcription-engchi-polish.csv"
+
+
+def _check_pattern(pattern: str) -> str:
+    if unknown := sorted(set(fields_of(pattern)) - {"video", "clip"}):
+        raise ValueError(f"{pattern!r} holds {{{unknown[0]}}}; known are {{video}} and {{clip}}")
+    return pattern
+
+
+MediaPattern = Annotated[str, AfterValidator(_check_pattern)]
+"""Path of a clip relative to the dataset's folder, with `{video}` and `{clip}`."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,11 @@ def media_folder(pattern: str) -> str:
     return PurePosixPath(pattern.split("{")[0] + "_").parent.as_posix()
 
 
+def media_of(clip: Clip, pattern: str) -> str | None:
+    """Return the path of a clip's file."""
+    return fill(pattern, {"video": clip.video, "clip": clip.clip})
+
+
 def table_of_clips(
     request: LayoutRequest,
     clips: Sequence[Clip],
@@ -111,7 +129,7 @@ def table_of_clips(
         clip_row(
             clip,
             text=clip.text or (texts or {}).get(clip.id),
-            media=pattern.format(video=clip.video, clip=clip.clip),
+            media=media_of(clip, pattern),
         )
         for clip in clips
     )

@@ -16,8 +16,10 @@ from extract.layouts.base import BaseLayout, LayoutRequest, LayoutRow, LayoutTab
 from extract.layouts.clips import (
     MMSA_MEDIA,
     Clip,
+    MediaPattern,
     clip_row,
     media_folder,
+    media_of,
     place_media,
     read_clip_list,
     table_of_clips,
@@ -42,11 +44,11 @@ class MoseiLayout(BaseLayout):
     """CMU-MOSEI; `full` and `media` are the places of full videos and of clips, as tried."""
 
     reader: Literal["mosei"]
-    full: tuple[str, ...] = (
+    full: tuple[MediaPattern, ...] = (
         "Raw/Videos/Full/Combined/{video}.mp4",
         "Videos/Full/Combined/{video}.mp4",
     )
-    media: tuple[str, ...] = (
+    media: tuple[MediaPattern, ...] = (
         "Raw/Videos/Segmented/Combined/{video}_{clip}.mp4",
         "Videos/Segmented/Combined/{video}_{clip}.mp4",
         "subvideo/{video}_{clip}.mp4",
@@ -77,7 +79,7 @@ def _spans_of_videos(
             clip_row(
                 clip,
                 text=clip.text or segment.text,
-                media=pattern.format(video=clip.video, clip=clip.clip),
+                media=media_of(clip, pattern),
                 start=segment.start,
                 end=segment.end,
             )

@@ -10,7 +10,7 @@ from typing import Literal
 
 from extract.errors import ExtractError
 from extract.layouts.base import BaseLayout, LayoutRequest, LayoutTable
-from extract.layouts.clips import MMSA_MEDIA, read_clip_list, table_of_clips
+from extract.layouts.clips import MMSA_MEDIA, MediaPattern, read_clip_list, table_of_clips
 from extract.layouts.cp1252 import decode_lenient
 
 _DELIMITER = "_DELIM_"
@@ -20,7 +20,7 @@ class MosiLayout(BaseLayout):
     """CMU-MOSI; `media` are the places where its clips may lie, in the order of trial."""
 
     reader: Literal["mosi"]
-    media: tuple[str, ...] = (
+    media: tuple[MediaPattern, ...] = (
         "Raw/Video/Segmented/{video}_{clip}.mp4",
         "Video/Segmented/{video}_{clip}.mp4",
         "subvideo/{video}_{clip}.mp4",

@@ -13,7 +13,7 @@ from typing import Literal
 from extract.errors import ExtractError
 from extract.layouts.base import BaseLayout, LayoutRequest, LayoutTable, ReleaseNotFoundError
 from extract.layouts.cells import Cells, read_cells
-from extract.layouts.clips import MMSA_MEDIA, Clip, read_clip_list, table_of_clips
+from extract.layouts.clips import MMSA_MEDIA, Clip, MediaPattern, read_clip_list, table_of_clips
 
 _LABELS = "metadata/sentiment/label_M.csv"
 _INDEX = "metadata/{part}_index.csv"
@@ -25,7 +25,7 @@ class SimsLayout(BaseLayout):
     """CH-SIMS; `media` are the places where its clips may lie, in the order of trial."""
 
     reader: Literal["sims"]
-    media: tuple[str, ...] = ("video/{video}_{clip}.mp4", MMSA_MEDIA)
+    media: tuple[MediaPattern, ...] = ("video/{video}_{clip}.mp4", MMSA_MEDIA)
 
     def read(self, request: LayoutRequest) -> LayoutTable:
         """Read the list of clips in whichever form is there."""

@@ -6,13 +6,12 @@ A file seldom has these very columns, so each can be put together from the file'
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from extract.errors import ExtractError
 from extract.layouts.base import (
@@ -23,6 +22,7 @@ from extract.layouts.base import (
     ReleaseNotFoundError,
 )
 from extract.layouts.cells import Cells, read_cells
+from extract.layouts.templates import Template, fields_of, fill
 from extract.paths import resolve_inside
 
 Field = Literal[
@@ -31,17 +31,6 @@ Field = Literal[
 ]  # fmt: skip
 
 FIELDS = tuple(field.name for field in fields(LayoutRow) if field.name != "origin")
-
-
-def _check_template(template: str) -> str:
-    """Accept text with plain `{column}` fields; they are looked up, never evaluated."""
-    for _, name, spec, conversion in string.Formatter().parse(template):
-        if name is not None and (not name or spec or conversion):
-            raise ValueError(f"{template!r}: only plain {{column}} fields may stand in a template")
-    return template
-
-
-Template = Annotated[str, AfterValidator(_check_template)]
 
 
 class SplitBy(BaseModel):
@@ -103,7 +92,7 @@ def _read_source(source: Source, request: LayoutRequest) -> Iterator[LayoutRow]:
         _check_split_values(source.split_by, cells)
     for origin, row in cells.located():
         values: dict[str, Any] = {
-            field: _fill(template, row) for field, template in templates.items()
+            field: fill(template, row) for field, template in templates.items()
         }
         if source.split_by is not None:
             values["split"] = _split_of(row[source.split_by.column], source.split_by)
@@ -129,7 +118,7 @@ def _templates(source: Source, cells: Cells) -> dict[str, str]:
         ExtractError: a template names a column that is not there, or `id` or `split` has none.
     """
     for field, template in source.columns.items():
-        cells.require(_columns_of(template), wanted_by=field)
+        cells.require(fields_of(template), wanted_by=field)
     needed = ["id"]
     if source.split_by is None:
         needed.append("split")
@@ -140,23 +129,6 @@ def _templates(source: Source, cells: Cells) -> dict[str, str]:
     if source.split_by is not None:
         own.pop("split", None)
     return own | dict(source.columns)
-
-
-def _columns_of(template: str) -> list[str]:
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-
-
-def _fill(template: str, row: dict[str, str | None]) -> str | None:
-    """Fill a template in; the field is absent when a cell that it needs is empty."""
-    parts: list[str] = []
-    for literal, name, _, _ in string.Formatter().parse(template):
-        parts.append(literal)
-        if name is not None:
-            cell = row[name]
-            if cell is None:
-                return None
-            parts.append(cell)
-    return "".join(parts)
 
 
 def _split_of(value: str | None, rule: SplitBy) -> str:
