@@ -61,7 +61,8 @@ def ensure_corpus(
                 f"{folder} holds files but no {RECORD}, so it is no demo corpus: "
                 "move them away, or give another --data-root"
             )
-        if record is not None and record.get("spec") != wanted["spec"]:
+        if record is not None and record["spec"] != wanted["spec"]:
+            publish_json(folder / RECORD, {**record, "complete": False})
             _remove(folder)
         publish_json(folder / RECORD, {**wanted, "complete": False})
         utterances = draw_utterances(spec)
@@ -103,7 +104,7 @@ def render_clip(spec: DemoSpec, utterance: Utterance) -> bytes | None:
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
-    """Return what `corpus.json` says; empty if it is damaged, None if there is none."""
+    """Return what `corpus.json` says, or None if there is none."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -111,8 +112,14 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     except NotADirectoryError:
         raise PipelineError(f"{folder} is no folder: give another --data-root") from None
     except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        record = None
+    if not isinstance(record, dict) or record.keys() != {"spec", "complete"}:
+        # Records are published whole: one that cannot be read is not ours to write over.
+        raise PipelineError(
+            f"{folder / RECORD} is no record of a demo corpus: "
+            f"remove {folder}, or give another --data-root"
+        )
+    return record
 
 
 def _remove(folder: Path) -> None:
