@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fuse.experts import GlobalExpert, LocalExpert, SemanticExpert
-from fuse.gates import GateWeights, HierarchicalGate
+from fuse.gates import LEVELS, GateWeights, HierarchicalGate
 from fuse.projector import PseudoTokenProjector
 from fuse.streams import Stream, StreamProjection, Turns, masked_deviation, masked_mean
 
@@ -22,7 +22,8 @@ class FusionConfig:
     """Shape of the fusion.
 
     `inputs` maps each modality, in order, to its feature dimension; `reach` is the largest distance
-    of a context turn; `targets` counts the auxiliary head's outputs.
+    of a context turn; `tokens` counts the pseudo tokens, `targets` the auxiliary head's outputs
+    (either may be 0); `gate_levels` says which levels of the gate are learned.
     """
 
     inputs: Mapping[str, int]
@@ -36,7 +37,7 @@ class FusionConfig:
     tokens: int = 4
     dropout: float = 0.1
     gate_temperature: float = 1.0
-    dynamic_gate: bool = True
+    gate_levels: tuple[str, ...] = LEVELS
     experts: tuple[str, ...] = EXPERTS
     targets: int = 0
     reach: int = 0
@@ -89,13 +90,15 @@ class Fusion(nn.Module):
             names,
             dim,
             temperature=config.gate_temperature,
-            dynamic=config.dynamic_gate,
+            dynamic=config.gate_levels,
         )
         self.nothing = nn.Parameter(torch.zeros(dim))
-        self.projector = PseudoTokenProjector(
-            dim, config.tokens, config.embedding_dim, config.embedding_rms, config.dropout
-        )
-        self.head = nn.Linear(dim, config.targets)
+        if config.tokens:
+            self.projector = PseudoTokenProjector(
+                dim, config.tokens, config.embedding_dim, config.embedding_rms, config.dropout
+            )
+        if config.targets:
+            self.head = nn.Linear(dim, config.targets)
 
     def forward(self, streams: Mapping[str, Stream], turns: Turns | None = None) -> Fused:
         """Fuse a batch of streams, `[batch, time, dim]` each, keyed as in `config.inputs`.
@@ -116,7 +119,15 @@ class Fusion(nn.Module):
         )
         vector = torch.einsum("be,bem,bemd->bd", gate.experts, gate.modalities, outputs)
         vector = vector + self.nothing * (~present.any(dim=1, keepdim=True)).to(vector.dtype)
-        return Fused(self.projector(vector), vector, gate, self.head(vector))
+        batch = vector.shape[0]
+        return Fused(
+            pseudo_tokens=self.projector(vector)
+            if self.config.tokens
+            else vector.new_zeros(batch, 0, self.config.embedding_dim),
+            vector=vector,
+            gate=gate,
+            targets=self.head(vector) if self.config.targets else vector.new_zeros(batch, 0),
+        )
 
     def _project_turns(self, turns: Turns) -> Turns:
         # A turn is one row: its place is its offset, not a position in time.

@@ -7,13 +7,15 @@ modality has a weight of exactly zero; with nothing present all modality weights
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fuse.streams import masked_softmax
+
+LEVELS = ("modalities", "experts")
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class GateWeights:
 class HierarchicalGate(nn.Module):
     """Two-level gate over `modalities` inside each of `experts`, then over the experts.
 
-    With `dynamic=False` both levels are plain means (the ablation): equal weights over the present
-    modalities and over the experts.
+    A level that is not in `dynamic` is a plain mean (the ablation): equal weights over the present
+    modalities, or over the experts.
     """
 
     def __init__(
@@ -47,24 +49,24 @@ class HierarchicalGate(nn.Module):
         dim: int,
         hidden: int = 32,
         temperature: float = 1.0,
-        dynamic: bool = True,
+        dynamic: Collection[str] = LEVELS,
     ) -> None:
         super().__init__()
         self.experts = tuple(experts)
         self.modalities = tuple(modalities)
         self.temperature = temperature
-        self.dynamic = dynamic
-        if dynamic:
-            self.describe = nn.ModuleDict(
-                {
-                    name: nn.Sequential(nn.Linear(2 * dim, hidden), nn.GELU())
-                    for name in self.modalities
-                }
-            )
-            context = hidden * len(self.modalities)
+        self.dynamic = frozenset(dynamic)
+        if not self.dynamic:
+            return
+        self.describe = nn.ModuleDict(
+            {name: nn.Sequential(nn.Linear(2 * dim, hidden), nn.GELU()) for name in self.modalities}
+        )
+        context = hidden * len(self.modalities)
+        if "modalities" in self.dynamic:
             self.modality_level = nn.ModuleDict(
                 {name: nn.Linear(hidden + context, len(self.experts)) for name in self.modalities}
             )
+        if "experts" in self.dynamic:
             self.expert_level = nn.Sequential(
                 nn.Linear(context, hidden), nn.GELU(), nn.Linear(hidden, len(self.experts))
             )
@@ -76,28 +78,27 @@ class HierarchicalGate(nn.Module):
             statistics: mean and standard deviation of each stream, [batch, modalities, 2 * dim].
             present: which modalities each utterance has, [batch, modalities] bool.
         """
-        batch = statistics.shape[0]
-        mask = present.unsqueeze(1).expand(batch, len(self.experts), len(self.modalities))
-        if not self.dynamic:
-            equal = mask.to(statistics.dtype)
-            equal = equal / equal.sum(dim=-1, keepdim=True).clamp(min=1.0)
-            experts = statistics.new_full((batch, len(self.experts)), 1 / len(self.experts))
-            return GateWeights(experts, equal)
-        described = [
-            self.describe[name](statistics[:, i]) * present[:, i : i + 1].to(statistics.dtype)
-            for i, name in enumerate(self.modalities)
-        ]
-        context = torch.cat(described, dim=1)
-        logits = torch.stack(
-            [
-                self.modality_level[name](torch.cat([own, context], dim=1))
-                for name, own in zip(self.modalities, described, strict=True)
-            ],
-            dim=2,
-        )
+        batch, experts = statistics.shape[0], len(self.experts)
+        mask = present.unsqueeze(1).expand(batch, experts, len(self.modalities))
+        expert_logits = statistics.new_zeros(batch, experts)
+        modality_logits = statistics.new_zeros(batch, experts, len(self.modalities))
+        if self.dynamic:
+            described = [
+                self.describe[name](statistics[:, i]) * present[:, i : i + 1].to(statistics.dtype)
+                for i, name in enumerate(self.modalities)
+            ]
+            context = torch.cat(described, dim=1)
+            if "modalities" in self.dynamic:
+                each = [
+                    self.modality_level[name](torch.cat([own, context], dim=1))
+                    for name, own in zip(self.modalities, described, strict=True)
+                ]
+                modality_logits = torch.stack(each, dim=2)
+            if "experts" in self.dynamic:
+                expert_logits = self.expert_level(context)
         return GateWeights(
-            experts=(self.expert_level(context) / self.temperature).softmax(dim=-1),
-            modalities=masked_softmax(logits / self.temperature, mask),
+            experts=(expert_logits / self.temperature).softmax(dim=-1),
+            modalities=masked_softmax(modality_logits / self.temperature, mask),
         )
 
 

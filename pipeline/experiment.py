@@ -211,7 +211,7 @@ def _evaluate(
     found["baselines"] = baselines(corpus.utterances["train"], test, task)
     found["ceiling"] = best_possible(corpus, inputs.features, inputs.context.reach)
     found["shortened_prompts"] = len(prompter.shortened)
-    several = len(corpus.sets) > 1 and config.dynamic_gate
+    several = len(corpus.sets) > 1 and "modalities" in config.gate_levels
     found["noise_probe"] = (
         probe_noise(model, inputs, test, settings.eval_batch_size) if several else None
     )

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fuse.fusion import EXPERTS, Fused, Fusion, FusionConfig
-from fuse.gates import balance_loss, reliability_loss
+from fuse.gates import LEVELS, balance_loss, reliability_loss
 from fuse.streams import Stream, Turns
 from generate.language_model import (
     LanguageModel,
@@ -90,7 +90,7 @@ class Egmf(nn.Module):
             loss = loss + settings.auxiliary_weight * _auxiliary_loss(fused.targets, auxiliary)
         if settings.balance_weight and len(self.fusion.config.experts) > 1:
             loss = loss + settings.balance_weight * balance_loss(fused.gate)
-        if settings.reliability_weight and self.fusion.config.dynamic_gate:
+        if settings.reliability_weight and "modalities" in self.fusion.config.gate_levels:
             hit = corrupted.to(self.device)
             loss = loss + settings.reliability_weight * reliability_loss(fused.gate, hit)
         return loss
@@ -151,12 +151,12 @@ def build_model(
         layers=settings.layers,
         kernels=settings.kernels,
         rank=settings.rank,
-        tokens=settings.pseudo_tokens,
+        tokens=0 if "pseudo-tokens" in ablate else settings.pseudo_tokens,
         dropout=settings.dropout,
         gate_temperature=settings.gate_temperature,
-        dynamic_gate="gate" not in ablate,
+        gate_levels=tuple(level for level in LEVELS if not {"gate", f"gate-{level}"} & set(ablate)),
         experts=tuple(name for name in EXPERTS if name not in ablate),
-        targets=targets,
+        targets=targets if settings.auxiliary_weight else 0,
         reach=reach,
     )
     return Egmf(Fusion(config).to(device), language)
@@ -165,8 +165,7 @@ def build_model(
 def load_model(folder: Path, llm: str, device: torch.device) -> Egmf:
     """Load what `Egmf.save` wrote, for prediction."""
     fields = json.loads((folder / MODEL_FILE).read_text())
-    fields["kernels"] = tuple(fields["kernels"])
-    fields["experts"] = tuple(fields["experts"])
+    fields |= {key: tuple(each) for key, each in fields.items() if isinstance(each, list)}
     fusion = Fusion(FusionConfig(**fields))
     fusion.load_state_dict(load_file(folder / FUSION_FILE))
     adapter = folder if (folder / "adapter_config.json").is_file() else None

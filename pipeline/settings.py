@@ -14,7 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import PipelineError
 
-ABLATIONS = ("local", "semantic", "global", "gate", "lora")
+ABLATIONS = (
+    "local",
+    "semantic",
+    "global",
+    "gate",
+    "gate-modalities",
+    "gate-experts",
+    "pseudo-tokens",
+    "lora",
+)
+"""Parts that can be left out: an expert, the gate or one of its levels (a plain mean instead), what
+the fusion tells the language model, the adapter. Modalities and context have flags of their own."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fuse.experts import GlobalExpert, LocalExpert, SemanticExpert
 from fuse.fusion import EXPERTS, Fused, Fusion, FusionConfig
-from fuse.gates import GateWeights, HierarchicalGate, balance_loss, reliability_loss
+from fuse.gates import LEVELS, GateWeights, HierarchicalGate, balance_loss, reliability_loss
 from fuse.streams import AttentivePooling, Stream, masked_deviation, masked_mean, masked_softmax
 
 DIMS = {"text": 5, "audio": 7, "visual": 3, "pulse": 2}
@@ -22,9 +22,8 @@ def make_fusion(names: tuple[str, ...], **changes: object) -> Fusion:
         embedding_dim=12,
         embedding_rms=0.5,
         dim=16,
-        tokens=3,
         targets=2,
-        **changes,  # type: ignore[arg-type]
+        **{"tokens": 3, **changes},  # type: ignore[arg-type]
     )
     return Fusion(config).eval()
 
@@ -166,12 +165,28 @@ def test_an_expert_can_be_left_out(expert: str) -> None:
 
 
 def test_a_static_gate_is_a_plain_mean_over_what_is_there() -> None:
-    fusion = make_fusion(("text", "audio", "visual"), dynamic_gate=False)
+    fusion = make_fusion(("text", "audio", "visual"), gate_levels=())
     lengths = {"text": [2, 2], "audio": [3, 0], "visual": [1, 4]}
     gate = run(fusion, make_streams(("text", "audio", "visual"), lengths)).gate
     torch.testing.assert_close(gate.effective[0], torch.full((3,), 1 / 3))
     torch.testing.assert_close(gate.effective[1], torch.tensor([0.5, 0.0, 0.5]))
     assert not list(fusion.gate.parameters())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_each_level_can_be_static_alone(level: str) -> None:
+    fusion = make_fusion(("text", "audio"), gate_levels=(level,))
+    gate = run(fusion, make_streams(("text", "audio"), {"text": [2, 5], "audio": [3, 1]})).gate
+    flat = {
+        "experts": bool((gate.experts == gate.experts[0, 0]).all()),
+        "modalities": bool((gate.modalities == 0.5).all()),
+    }
+    assert flat == {name: name != level for name in LEVELS}
+
+
+def test_without_pseudo_tokens_the_fusion_tells_nothing() -> None:
+    fusion = make_fusion(("text",), tokens=0)
+    assert run(fusion, make_streams(("text",), {"text": [3]})).pseudo_tokens.shape == (1, 0, 12)
 
 
 def test_a_high_temperature_flattens_the_gate() -> None:

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from extract.table import read_table, write_table
+from pipeline.commands.train import Ablation
 from pipeline.errors import PipelineError
 from pipeline.experiment import Request, run_experiment
 from pipeline.llm import Llm
 from pipeline.runs import RunFolder
-from pipeline.settings import TrainSettings, resolve_settings
+from pipeline.settings import ABLATIONS, TrainSettings, resolve_settings
 from pipeline.sources import Source
 from tests.helpers_toy import DIMS, toy_features, toy_table, write_feature_set, write_toy_cache
 
@@ -208,7 +209,11 @@ def test_a_modality_that_nobody_has_is_left_out(toy: Path, toy_llm: Path) -> Non
     assert result["modalities"] == ["text", "audio"]
 
 
-@pytest.mark.parametrize("part", ["local", "semantic", "global", "gate", "lora"])
+def test_the_command_offers_every_ablation() -> None:
+    assert tuple(part.value for part in Ablation) == ABLATIONS
+
+
+@pytest.mark.parametrize("part", ABLATIONS)
 def test_every_part_can_be_ablated(toy: Path, toy_llm: Path, part: str) -> None:
     settings = TrainSettings(**{**SETTINGS.model_dump(), "epochs": 1})
     folder = run(request(toy, toy_llm, settings=settings, ablate=(part,)))

@@ -20,12 +20,15 @@ class Preset(StrEnum):
 
 
 class Ablation(StrEnum):
-    """Parts that can be left out."""
+    """Parts that can be left out (`pipeline.settings.ABLATIONS`)."""
 
     local = "local"
     semantic = "semantic"
     global_ = "global"
     gate = "gate"
+    gate_modalities = "gate-modalities"
+    gate_experts = "gate-experts"
+    pseudo_tokens = "pseudo-tokens"
     lora = "lora"
 
 
