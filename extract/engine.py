@@ -9,9 +9,10 @@ shards are tried again at the end, one at a time, so that only a culprit fails t
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 _TOPIC = "egmf-rows"
 _TASKS_A_WORKER = 2  # one runs, one waits, so that a worker is never idle between shards
-_START_SECONDS = 120
+_CPU_THREADS = 2  # that read ahead; on a CPU the encoder needs the core itself
+_MOST_THREADS = 16
 _CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
@@ -54,8 +56,51 @@ def find_device(wanted: str | None) -> tuple[str, int]:
     return ("cuda", count) if count else ("cpu", 1)
 
 
+class Cluster:
+    """Workers that start when they are first needed, and stop when the `with` block ends.
+
+    Attributes:
+        device: The kind of device to encode on; known once started.
+        threads: Threads that read ahead in each worker; known once started.
+    """
+
+    def __init__(self, device: str | None, workers: int | None, scheduler: str | None) -> None:
+        self._wanted_device, self._workers, self._scheduler = device, workers, scheduler
+        self._stack = ExitStack()
+        self._client: Client | None = None
+        self.device, self.threads = "cpu", _CPU_THREADS
+
+    def start(self, jobs: int) -> Client:
+        """Return a client of the workers, which are started unless they run already.
+
+        Args:
+            jobs: No more workers than this are started.
+
+        Raises:
+            ExtractError: the workers do not start, or nothing answers at the scheduler's address.
+        """
+        if self._client is None:
+            self.device, count = find_device(self._wanted_device)
+            cores = len(os.sched_getaffinity(0))
+            workers = self._workers or (cores if self.device == "cpu" else count)
+            if self.device != "cpu":
+                self.threads = min(_MOST_THREADS, max(_CPU_THREADS, cores // workers))
+            self._client = self._stack.enter_context(
+                _remote_client(self._scheduler)
+                if self._scheduler
+                else _local_client(min(workers, jobs))
+            )
+        return self._client
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
 @contextmanager
-def local_client(workers: int) -> Iterator[Client]:
+def _local_client(workers: int) -> Iterator[Client]:
     """Start worker processes on this machine and yield a client of theirs.
 
     Raises:
@@ -83,7 +128,7 @@ def local_client(workers: int) -> Iterator[Client]:
 
 
 @contextmanager
-def remote_client(address: str) -> Iterator[Client]:
+def _remote_client(address: str) -> Iterator[Client]:
     """Yield a client of a running dask scheduler whose workers share this cache and data root.
 
     Raises:

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+
 from extract.encoders.base import EncoderInfo, Settings
+from extract.errors import ExtractError
 from extract.files import sha256_of
-from extract.media import MediaError
+from extract.paths import resolve_inside
 from extract.shards import MAX_SHARD_BYTES, SetAside, Sidecar, find_done, shard_numbers
 from extract.table import Utterance
 
 ABSENT = "absent"
-_STORED_BYTES = 2  # float16
+STORED_DTYPE = "float16"
 
 
 @dataclass(frozen=True)
@@ -94,49 +97,33 @@ def media_rows(
         hash_media: Tell files apart by contents instead of size and modification time.
         allow_symlinks: Follow links that lead out of `root`.
     """
-    base = root.resolve()
     return [
         _media_row(
-            one,
-            one.audio if stream == "audio" else one.video,
-            base,
-            hash_media,
-            allow_symlinks,
+            one, one.audio if stream == "audio" else one.video, root, hash_media, allow_symlinks
         )
         for one in utterances
     ]
 
 
 def _media_row(
-    one: Utterance, file: str | None, base: Path, hash_media: bool, allow_symlinks: bool
+    one: Utterance, file: str | None, root: Path, hash_media: bool, allow_symlinks: bool
 ) -> Row:
     if file is None:
         absent = SetAside(one.id, "", "table", "no file in the table")
         return Row(one.id, one.split, ABSENT, absent=absent)
     try:
-        path = _locate(base, file, allow_symlinks)
+        path = resolve_inside(root, file, allow_symlinks=allow_symlinks)
         status = path.stat()
         what = sha256_of(path) if hash_media else f"{status.st_size} {status.st_mtime_ns}"
-    except (MediaError, OSError) as error:
-        reason = error.reason if isinstance(error, MediaError) else _reason(error)
-        absent = SetAside(one.id, file, "open", reason)
-        return Row(one.id, one.split, ABSENT, file=file, absent=absent)
-    digest = f"{what} {one.start} {one.end}"
-    return Row(one.id, one.split, digest, path=path, file=file, start=one.start, end=one.end)
-
-
-def _locate(base: Path, file: str, allow_symlinks: bool) -> Path:
-    relative = Path(file)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise MediaError("the path leads out of the data root", "open")
-    path = (base / relative).resolve()
-    if not allow_symlinks and not path.is_relative_to(base):
-        raise MediaError("a link leads out of the data root", "open")
-    return path
-
-
-def _reason(error: OSError) -> str:
-    return "no such file" if isinstance(error, FileNotFoundError) else f"not readable: {error}"
+    except FileNotFoundError:
+        reason = "no such file"
+    except (ExtractError, OSError) as error:
+        reason = str(error)
+    else:
+        digest = f"{what} {one.start} {one.end}"
+        return Row(one.id, one.split, digest, path=path, file=file, start=one.start, end=one.end)
+    absent = SetAside(one.id, file, "open", reason)
+    return Row(one.id, one.split, ABSENT, file=file, absent=absent)
 
 
 def rows_in_a_shard(wanted: int, info: EncoderInfo, settings: Settings, rows: list[Row]) -> int:
@@ -152,7 +139,10 @@ def rows_in_a_shard(wanted: int, info: EncoderInfo, settings: Settings, rows: li
             known = row.start is not None and row.end is not None
             seconds = (row.end or 0.0) - (row.start or 0.0) if known else settings.max_seconds
             longest = max(longest, min(seconds, settings.max_seconds) * info.rows_per_second)
-    return max(1, min(wanted, int(MAX_SHARD_BYTES // (longest * info.dim * _STORED_BYTES))))
+    return max(
+        1,
+        min(wanted, int(MAX_SHARD_BYTES // (longest * info.dim * np.dtype(STORED_DTYPE).itemsize))),
+    )
 
 
 def make_plan(
@@ -164,6 +154,7 @@ def make_plan(
     splits: Collection[str] = (),
     limit: int | None = None,
     retry_quarantined: bool = False,
+    fresh: bool = False,
 ) -> Plan:
     """Decide which shards of a feature set are to be written.
 
@@ -175,10 +166,11 @@ def make_plan(
         splits: Only shards that hold a row of these splits; empty means all.
         limit: Only the first shards of the full plan, until they hold this many rows.
         retry_quarantined: Write shards anew that hold a quarantined row whose file is there.
+        fresh: Plan as if nothing were done.
     """
     by_id = {row.id: row for row in rows}
     finished: dict[int, Sidecar] = {}
-    for number in shard_numbers(folder):
+    for number in () if fresh else shard_numbers(folder):
         sidecar = find_done(folder, number, fingerprint)
         if sidecar is not None:
             finished[number] = sidecar

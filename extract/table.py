@@ -59,7 +59,7 @@ class Utterance:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write `frame` to `path` as Parquet, all or nothing.
+    """Write `frame` to `path` as Parquet, all or nothing; leave a file alone that holds the same.
 
     Columns of `SCHEMA` that the frame lacks are written as nulls.
 
@@ -76,8 +76,14 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         table = pa.Table.from_pandas(complete, schema=SCHEMA, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise ExtractError(f"{path}: the table does not fit its columns' types: {error}") from error
+    table = table.replace_schema_metadata(SCHEMA.metadata)
+    try:
+        if pq.read_table(path).equals(table, check_metadata=True):
+            return
+    except (OSError, pa.ArrowException):
+        pass  # there is none yet, or none that can be read
     with publishing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(SCHEMA.metadata), temporary)
+        pq.write_table(table, temporary)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from extract.encoders.base import Encoder, EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.registry import load_encoder
 from extract.errors import ExtractError
 from extract.media import MediaError, read_audio, read_frames
-from extract.plan import Row, ShardPlan
+from extract.plan import STORED_DTYPE, Row, ShardPlan
 from extract.shards import (
     Features,
     Identity,
@@ -40,7 +41,6 @@ from extract.shards import (
     write_sidecar,
 )
 
-STORED_DTYPE = np.float16
 _AHEAD = 4  # utterances prepared ahead of the encoder, for each thread
 
 
@@ -220,7 +220,7 @@ class _Batches:
     def __init__(self, encoder: Encoder, clock: _Clock) -> None:
         self._encoder, self._clock = encoder, clock
         self._open: dict[object, list[tuple[str, int, Unit]]] = defaultdict(list)
-        self._rows: dict[str, list[NDArray[np.float16] | None]] = {}
+        self._rows: dict[str, list[NDArray[Any] | None]] = {}
         self._time: dict[str, NDArray[np.float32]] = {}
 
     def add(self, name: str, prepared: Prepared) -> None:

@@ -39,7 +39,7 @@ def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> Encode
     """
     if reference.startswith((_LOCAL, _HUB)):
         name = reference.partition(":")[2]
-        folder = find_model_folder(name, spec, [_CONFIG, *_WEIGHTS], _CONFIG)
+        folder = find_model_folder(name, f"encoder {spec}", [_CONFIG, *_WEIGHTS], _CONFIG)
         dim = read_config(folder / _CONFIG, spec).get("model_cfg", {}).get("embed_dim")
         weights = [folder / name for name in _WEIGHTS if (folder / name).is_file()][:1]
         if not weights or not isinstance(dim, int):

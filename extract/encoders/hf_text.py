@@ -41,7 +41,7 @@ def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> Encode
     """
     name, layer = _split_layer(reference)
     folder = find_model_folder(
-        name, spec, [*_COMPANIONS, "model*.safetensors", "pytorch_model*.bin"], _CONFIG
+        name, f"encoder {spec}", [*_COMPANIONS, "model*.safetensors", "pytorch_model*.bin"], _CONFIG
     )
     config = read_config(folder / _CONFIG, spec)
     dim = next((config[key] for key in ("hidden_size", "d_model", "n_embd") if key in config), None)

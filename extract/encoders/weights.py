@@ -78,12 +78,12 @@ def slug_of(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "encoder"
 
 
-def find_model_folder(reference: str, spec: str, patterns: list[str], needed: str) -> Path:
+def find_model_folder(reference: str, what: str, patterns: list[str], needed: str) -> Path:
     """Return the directory that `reference` names: a local one, or a model of the hub.
 
     Args:
         reference: A directory or a hub id.
-        spec: The whole spec, for messages.
+        what: What it is for, to begin messages with.
         patterns: Which of the model's files to fetch.
         needed: A file without which the directory is no such model.
 
@@ -93,12 +93,10 @@ def find_model_folder(reference: str, spec: str, patterns: list[str], needed: st
     folder = Path(reference).expanduser()
     if not folder.exists():
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference) or reference.startswith("."):
-            raise ExtractError(f"encoder {spec}: no directory {reference}; check the path")
-        folder = _hub_folder(reference, spec, patterns, needed)
+            raise ExtractError(f"{what}: no directory {reference}; check the path")
+        folder = _hub_folder(reference, what, patterns, needed)
     if not (folder / needed).is_file():
-        raise ExtractError(
-            f"encoder {spec}: {folder} is not a model directory: it holds no {needed}"
-        )
+        raise ExtractError(f"{what}: {folder} is not a model directory: it holds no {needed}")
     return folder.resolve()
 
 
@@ -117,7 +115,7 @@ def read_config(path: Path, spec: str) -> dict[str, Any]:
     return config
 
 
-def _hub_folder(name: str, spec: str, patterns: list[str], needed: str) -> Path:
+def _hub_folder(name: str, what: str, patterns: list[str], needed: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -133,7 +131,7 @@ def _hub_folder(name: str, spec: str, patterns: list[str], needed: str) -> Path:
     except Exception as error:  # the hub's client raises its own and its HTTP library's errors
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExtractError(
-            f"encoder {spec}: {name} is neither a directory here nor could it be fetched from the "
+            f"{what}: {name} is neither a directory here nor could it be fetched from the "
             f"hub ({cause}); give a local directory, or fetch it once with a network: "
             "egmf-extract --fetch-only"
         ) from error

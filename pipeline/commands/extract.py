@@ -1,0 +1,265 @@
+"""`egmf-extract`: encode a dataset's text, audio and video into the cache."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.commands.common import (
+    EXIT_SET_ASIDE,
+    Json,
+    Quiet,
+    Version,
+    note,
+    print_json,
+    progress,
+    run_command,
+)
+
+if TYPE_CHECKING:
+    from extract.summary import Summary
+    from pipeline.extraction_plan import DatasetPlan, Request
+
+
+class Preset(StrEnum):
+    """Sizes of encoders."""
+
+    tiny = "tiny"
+    base = "base"
+    large = "large"
+
+
+class Split(StrEnum):
+    """Names of splits."""
+
+    train = "train"
+    valid = "valid"
+    test = "test"
+    unlabelled = "unlabelled"
+
+
+class Device(StrEnum):
+    """Where encoders run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    """In which encoders compute."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+def extract(
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="Dataset of the manifest; may be given several times. Default: demo."),
+    ] = None,
+    data_root: Annotated[
+        Path, typer.Option(envvar="EGMF_DATA", help="Folder that holds the datasets' files.")
+    ] = Path("data"),
+    cache: Annotated[Path, typer.Option(envvar="EGMF_CACHE", help="Where the features go.")] = Path(
+        "cache"
+    ),
+    manifest: Annotated[
+        Path | None, typer.Option(help="Your own manifest, for a corpus of yours.")
+    ] = None,
+    split: Annotated[
+        list[Split] | None,
+        typer.Option(help="Only shards that hold rows of this split; may be given several times."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only the first shards, until they hold this many utterances."),
+    ] = None,
+    preset: Annotated[
+        Preset | None, typer.Option(help="Default: tiny for the demo, else base.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Text encoder: hf:ID_OR_DIR[@layer].")
+    ] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Audio encoder: whisper:NAME_OR_PT.")
+    ] = None,
+    visual: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Visual encoder: open_clip:ARCH/TAG, open_clip:local-dir:DIR or "
+            "open_clip:hf-hub:ID.",
+        ),
+    ] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="Comma-separated, such as text,audio. Default: all.")
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="In which encoders compute; part of the fingerprint.")
+    ] = Dtype.float32,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: one a GPU, else one a core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A running dask scheduler to use instead."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do none of it.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Remove the chosen feature sets first.")
+    ] = False,
+    fetch_only: Annotated[
+        bool, typer.Option("--fetch-only", help="Fetch the encoders' weights and stop.")
+    ] = False,
+    allow_count_mismatch: Annotated[
+        bool, typer.Option("--allow-count-mismatch", help="Go on where split sizes differ.")
+    ] = False,
+    allow_symlinks: Annotated[
+        bool, typer.Option("--allow-symlinks", help="Follow links out of the data root.")
+    ] = False,
+    hash_media: Annotated[
+        bool, typer.Option("--hash-media", help="Tell changed files by contents, not by time.")
+    ] = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try again what was set aside.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 3 if anything was set aside.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    version: Version = False,
+) -> None:
+    """Encode a dataset's text, audio and video into the cache, each clip once."""
+    from extract.engine import Cluster
+    from pipeline.errors import PipelineError
+    from pipeline.extraction import extract_dataset
+    from pipeline.extraction_plan import Console, Request, plan_dataset
+
+    named = {"text": text, "audio": audio, "visual": visual}
+    console = Console(
+        note=lambda line: note(line, quiet=quiet),
+        progress=lambda title, total, unit: progress(title, total, unit, quiet=quiet),
+    )
+    requests = [
+        Request(
+            dataset=name,
+            cache=cache,
+            data_root=data_root,
+            manifest=manifest,
+            preset=preset,
+            specs={modality: spec for modality, spec in named.items() if spec is not None},
+            modalities=tuple(each.strip() for each in (modalities or "").split(",") if each),
+            splits=tuple(each.value for each in split or ()),
+            limit=limit,
+            dtype=dtype.value,
+            fresh=fresh,
+            allow_count_mismatch=allow_count_mismatch,
+            allow_symlinks=allow_symlinks,
+            hash_media=hash_media,
+            retry_quarantined=retry_quarantined,
+        )
+        for name in dataset or ["demo"]
+    ]
+    if fetch_only:
+        _fetch(requests, as_json=as_json)
+        return
+    if dry_run:
+        _show_plans([plan_dataset(each, console) for each in requests], as_json=as_json)
+        return
+    summaries = []
+    with Cluster(device.value if device else None, workers, scheduler) as cluster:
+        for request in requests:
+            planned = plan_dataset(request, console)
+            summary = extract_dataset(planned, request, cluster, console)
+            _show(summary, as_json=as_json, quiet=quiet)
+            summaries.append(summary)
+    if failures := [line for summary in summaries for line in summary.failures]:
+        raise PipelineError("; ".join(failures) + "; everything else is in the cache")
+    if strict and any(summary.set_aside() for summary in summaries):
+        raise typer.Exit(EXIT_SET_ASIDE)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(extract)
+
+
+def _fetch(requests: list[Request], *, as_json: bool) -> None:
+    from pipeline.extraction_plan import fetch_encoders
+
+    found = {request.dataset: fetch_encoders(request) for request in requests}
+    if as_json:
+        print_json(found)
+        return
+    for name, encoders in found.items():
+        for modality, location in encoders.items():
+            typer.echo(f"{name}: {modality}: {location}")
+
+
+def _show_plans(plans: list[DatasetPlan], *, as_json: bool) -> None:
+    if as_json:
+        print_json([plan.to_json() for plan in plans])
+        return
+    for plan in plans:
+        splits = ", ".join(f"{name} {count:,}" for name, count in plan.splits().items())
+        typer.echo(f"{plan.entry.name}: {len(plan.utterances):,} utterances ({splits})")
+        for one in plan.modalities:
+            typer.echo(
+                f"  {one.identity.modality}: {one.info.spec}; {one.present():,} present, "
+                f"{len(one.rows) - one.present():,} absent; {len(one.plan.todo)} shards with "
+                f"{one.plan.rows_todo():,} utterances to write, {len(one.plan.done)} done; "
+                f"{one.folder}"
+            )
+
+
+def _show(summary: Summary, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json(summary.to_json())
+        return
+    if not summary.encoded():
+        if not quiet:
+            typer.echo(
+                f"{summary.dataset}: nothing to do: all of its {summary.utterances:,} utterances "
+                "that were asked for are in the cache"
+            )
+        return
+    from rich.console import Console as Terminal
+    from rich.table import Table
+
+    table = Table(title=f"{summary.dataset}: {summary.utterances:,} utterances")
+    for title in ("modality", "encoder", "encoded now", "present", "absent", "rows", "MB"):
+        table.add_column(title, justify="left" if title in {"modality", "encoder"} else "right")
+    for one in summary.modalities:
+        absent = one.utterances - one.present
+        cells = (one.utterances_encoded, one.present, absent, one.rows)
+        table.add_row(
+            one.modality,
+            Path(one.features).name,
+            *(f"{cell:,}" for cell in cells),
+            f"{one.megabytes:.1f}",
+        )
+    terminal = Terminal(soft_wrap=True)
+    terminal.print(table)
+    for one in summary.modalities:
+        for reason, count in one.reasons.items():
+            terminal.print(f"{one.modality}: absent: {count:,} x {reason}", markup=False)
+        for flag, count in one.flags.items():
+            terminal.print(f"{one.modality}: flagged: {count:,} x {flag}", markup=False)
+    phases = ", ".join(f"{name} {value:.1f}" for name, value in summary.seconds_by_phase.items())
+    rates = f"{summary.rate() or 0:.1f} a second ({summary.rate_without_loading() or 0:.1f}"
+    terminal.print(
+        f"{summary.encoded():,} rows in {summary.seconds:.1f} s: {rates} without starting "
+        "workers and loading models)\n"
+        f"seconds by phase, over all workers: {phases}\n"
+        f"peak memory, all processes: {summary.peak_memory / 2**30:.2f} GiB",
+        markup=False,
+        highlight=False,
+    )

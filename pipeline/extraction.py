@@ -1,0 +1,137 @@
+"""Stage one for one dataset: run what is planned, and leave the cache in good order.
+
+When nothing is to be done, neither workers nor torch start.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from extract.encoders.base import Settings
+from extract.engine import Cluster, run_jobs
+from extract.features import Description, Quarantined, describe_feature_set, write_quarantine
+from extract.files import remove_stale
+from extract.plan import STORED_DTYPE
+from extract.shards import find_done, shard_numbers
+from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
+from extract.table import Utterance, write_table
+from extract.worker import Job, ShardReport, peak_memory
+from pipeline.extraction_plan import Console, DatasetPlan, ModalityPlan, Request
+
+_LIBRARIES = ("torch", "transformers", "openai-whisper", "open_clip_torch", "av", "h5py", "numpy")
+
+
+def extract_dataset(
+    planned: DatasetPlan, request: Request, cluster: Cluster, console: Console
+) -> Summary:
+    """Write the table, encode what is planned, and sum up what the cache then holds.
+
+    Raises:
+        ExtractError: the workers do not start, or an error that every shard would meet.
+    """
+    began = time.monotonic()
+    name = planned.entry.name
+    write_table(planned.corpus.table, request.cache / name / "utterances.parquet")
+    for one in planned.modalities:
+        if request.fresh and one.folder.exists():
+            shutil.rmtree(one.folder)
+        _describe(one)
+        remove_stale(one.folder)
+    reports: list[ShardReport] = []
+    failures: list[str] = []
+    started = 0.0
+    if total := planned.rows_todo():
+        client = cluster.start(sum(len(one.plan.todo) for one in planned.modalities))
+        started = time.monotonic() - began
+        jobs = [
+            job
+            for one in planned.modalities
+            for job in _jobs(one, planned.settings, cluster.device, cluster.threads)
+        ]
+        with console.progress(f"{name}: extracting", total, "rows") as advance:
+            failures = run_jobs(client, jobs, on_rows=advance, on_shard=reports.append)
+    summary = Summary(
+        dataset=name,
+        utterances=len(planned.utterances),
+        modalities=[_finish(one, planned.utterances) for one in planned.modalities],
+        notes=list(planned.corpus.notes),
+        count_mismatch=planned.corpus.count_mismatch,
+        failures=failures,
+        seconds=time.monotonic() - began,
+        seconds_starting=started,
+        peak_memory=peak_memory(),
+    )
+    add_reports(summary, reports)
+    if total:
+        _log(request.cache / name / "extract-log.jsonl", summary)
+    return summary
+
+
+def _jobs(one: ModalityPlan, settings: Settings, device: str, threads: int) -> list[Job]:
+    return [
+        Job(one.identity, one.folder, shard, one.info, settings, device, threads)
+        for shard in one.plan.todo
+    ]
+
+
+def _describe(one: ModalityPlan) -> None:
+    """Write the feature set's `features.json`."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    describe_feature_set(
+        one.folder,
+        Description(
+            dataset=one.identity.dataset,
+            modality=one.identity.modality,
+            encoder=one.info.spec,
+            slug=one.info.slug,
+            fingerprint=one.identity.fingerprint,
+            fingerprinted=one.info.ingredients(),
+            weights_digest=one.info.digest,
+            dim=one.info.dim,
+            dtype=STORED_DTYPE,
+            rows_per_second=one.info.rows_per_second,
+            random_weights=one.info.random_weights,
+            preset=one.preset,
+            versions=versions,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+
+
+def _finish(one: ModalityPlan, everyone: list[Utterance]) -> ModalitySummary:
+    """Gather the quarantine of every finished shard, and sum them up."""
+    shards = [
+        sidecar
+        for number in shard_numbers(one.folder)
+        if (sidecar := find_done(one.folder, number, one.identity.fingerprint)) is not None
+    ]
+    splits = {each.id: each.split for each in everyone}
+    quarantined = [
+        Quarantined(each.id, splits[each.id], each.file, each.stage, each.reason)
+        for shard in shards
+        for each in shard.quarantined
+        if each.id in splits
+    ]
+    write_quarantine(one.folder, quarantined)
+    summary = sum_up_shards(
+        one.identity.modality, one.info.spec, str(one.folder), shards, splits.keys()
+    )
+    summary.shards_kept = len(one.plan.done)
+    return summary
+
+
+def _log(path: Path, summary: Summary) -> None:
+    """Append what this run did to the dataset's log, one line a run."""
+    line = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **summary.to_json()}
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line, ensure_ascii=False) + "\n")

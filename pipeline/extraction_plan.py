@@ -1,0 +1,303 @@
+"""Plan stage one for one dataset: its table, its encoders, and the shards that are to be written.
+
+Nothing here loads a model or reads a media file, so that a second run, which finds nothing to do,
+and `--dry-run` answer within seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from extract.encoders.base import EncoderInfo, Settings
+from extract.encoders.registry import MODALITIES, resolve_encoder
+from extract.encoders.weights import Memo
+from extract.features import feature_set_folder, fingerprint_of
+from extract.plan import Plan, Row, make_plan, media_rows, rows_in_a_shard, text_rows
+from extract.shards import Identity
+from extract.table import Utterance, utterances
+from pipeline.corpus import Corpus, build_table
+from pipeline.errors import PipelineError
+from pipeline.manifest import DatasetEntry, load_manifest, nearest
+from pipeline.presets import encoder_specs
+
+ROWS_PER_SHARD = 512
+ROWS_PER_SHARD_OF_A_DEMO = 64  # small enough to show progress and resuming on a small corpus
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to extract, and how.
+
+    Attributes:
+        dataset: Name of a manifest entry.
+        cache: Where features go.
+        data_root: Where the dataset's files are looked for.
+        manifest: A user's own manifest.
+        preset: Which encoders; None is `tiny` for a generated corpus, else `base`.
+        specs: Encoders by modality, in place of the preset's.
+        modalities: Which modalities; empty is all.
+        splits: Only shards that hold rows of these; empty is all.
+        limit: Only the first shards, until they hold this many utterances.
+        dtype: In which the encoders compute.
+        fresh: Encode again what is there.
+        allow_count_mismatch: Go on where split sizes differ from the manifest's.
+        allow_symlinks: Follow links out of the data root.
+        hash_media: Tell media files apart by contents.
+        retry_quarantined: Try again what was set aside although its file is there.
+    """
+
+    dataset: str
+    cache: Path
+    data_root: Path
+    manifest: Path | None = None
+    preset: str | None = None
+    specs: Mapping[str, str] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    limit: int | None = None
+    dtype: str = "float32"
+    fresh: bool = False
+    allow_count_mismatch: bool = False
+    allow_symlinks: bool = False
+    hash_media: bool = False
+    retry_quarantined: bool = False
+
+    def preset_for(self, entry: DatasetEntry) -> str:
+        """Return the preset to use for a dataset."""
+        return self.preset or ("tiny" if entry.generator is not None else "base")
+
+
+@dataclass(frozen=True)
+class Console:
+    """How the work is shown: lines of text, and progress over a known total."""
+
+    note: Callable[[str], None]
+    progress: Callable[[str, int, str], AbstractContextManager[Advance]]
+
+
+@dataclass(frozen=True)
+class ModalityPlan:
+    """One modality: its encoder, its feature set's place, and what is to be encoded."""
+
+    identity: Identity
+    info: EncoderInfo
+    folder: Path
+    preset: str | None
+    rows: list[Row]
+    plan: Plan
+
+    def present(self) -> int:
+        """Return how many utterances have something to encode."""
+        return sum(1 for row in self.rows if row.absent is None)
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """One dataset, ready to be extracted."""
+
+    entry: DatasetEntry
+    corpus: Corpus
+    utterances: list[Utterance]
+    settings: Settings
+    modalities: list[ModalityPlan]
+
+    def rows_todo(self) -> int:
+        """Return how many utterances are to be encoded, counted once for each modality."""
+        return sum(one.plan.rows_todo() for one in self.modalities)
+
+    def splits(self) -> dict[str, int]:
+        """Return how many utterances each split has."""
+        return dict(Counter(one.split for one in self.utterances))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is planned, as JSON values."""
+        return {
+            "dataset": self.entry.name,
+            "utterances": len(self.utterances),
+            "splits": self.splits(),
+            "modalities": {
+                one.identity.modality: {
+                    "encoder": one.info.spec,
+                    "features": str(one.folder),
+                    "present": one.present(),
+                    "absent": len(one.rows) - one.present(),
+                    "shards_to_write": len(one.plan.todo),
+                    "utterances_to_encode": one.plan.rows_todo(),
+                    "shards_done": len(one.plan.done),
+                }
+                for one in self.modalities
+            },
+        }
+
+
+def plan_dataset(request: Request, console: Console) -> DatasetPlan:
+    """Build the table, find the encoders and plan the shards; nothing of it is written yet.
+
+    Only a generated corpus, a preset's tiny models and weights from a hub come into being.
+
+    Raises:
+        PipelineError: the manifest, a flag or the corpus is wrong.
+        ExtractError: an encoder or a file is.
+    """
+    entry = load_manifest(request.manifest).dataset(request.dataset)
+    modalities = check_modalities(request.modalities)
+    _ensure_generated(entry, request.data_root, console)
+    corpus = build_table(
+        entry,
+        request.data_root,
+        allow_count_mismatch=request.allow_count_mismatch,
+        allow_symlinks=request.allow_symlinks,
+    )
+    for line in (*corpus.notes, *filter(None, [corpus.count_mismatch])):
+        console.note(f"{entry.name}: {line}")
+    everyone = utterances(corpus.table)
+    settings = Settings(max_seconds=entry.max_seconds, dtype=request.dtype)
+    preset = request.preset_for(entry)
+    encoders = find_encoders(preset, modalities, request.specs, request.cache, settings)
+    plans = []
+    for name, info in encoders.items():
+        one = _plan_modality(request, entry, everyone, settings, name, info, preset)
+        _warn_if_absent(one, request.data_root, console)
+        plans.append(one)
+    return DatasetPlan(entry, corpus, everyone, settings, plans)
+
+
+def fetch_encoders(request: Request) -> dict[str, str]:
+    """Fetch or make the encoders that a request names; return where each lies, by modality.
+
+    Raises:
+        PipelineError: the dataset, preset or a modality is unknown.
+        ExtractError: an encoder is not to be had.
+    """
+    entry = load_manifest(request.manifest).dataset(request.dataset)
+    infos = find_encoders(
+        request.preset_for(entry),
+        check_modalities(request.modalities),
+        request.specs,
+        request.cache,
+        Settings(max_seconds=entry.max_seconds, dtype=request.dtype),
+    )
+    return {name: info.location for name, info in infos.items()}
+
+
+def check_modalities(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the modalities that are meant, all of them by default.
+
+    Raises:
+        PipelineError: one is unknown.
+    """
+    for name in names:
+        if name not in MODALITIES:
+            raise PipelineError(
+                f"unknown modality {name!r}{nearest(name, MODALITIES)}; "
+                f"known are {', '.join(MODALITIES)}"
+            )
+    return tuple(name for name in MODALITIES if name in names or not names)
+
+
+def find_encoders(
+    preset: str,
+    modalities: Sequence[str],
+    specs: Mapping[str, str],
+    cache: Path,
+    settings: Settings,
+) -> dict[str, EncoderInfo]:
+    """Return each modality's encoder: the user's own, or the preset's.
+
+    Weights that are not on this machine are made (`tiny`) or fetched.
+
+    Raises:
+        PipelineError: the preset is unknown.
+        ExtractError: an encoder is not to be had.
+    """
+    memo = Memo(cache / ".digests.json")
+    unnamed = [name for name in modalities if name not in specs]
+    every = {**encoder_specs(preset, unnamed, cache), **specs}
+    return {name: resolve_encoder(name, every[name], settings, memo) for name in modalities}
+
+
+def _ensure_generated(entry: DatasetEntry, data_root: Path, console: Console) -> None:
+    """Make the corpus of an entry that has a generator, unless it is there."""
+    if entry.generator is None:
+        return
+    from pipeline.demo.corpus import ensure_corpus
+
+    with ExitStack() as stack:
+        shown: list[tuple[Advance, list[int]]] = []
+
+        def progress(done: int, total: int) -> None:
+            if not shown:
+                title = f"{entry.name}: making the corpus"
+                advance = stack.enter_context(console.progress(title, total, "clips"))
+                shown.append((advance, [0]))
+            advance, before = shown[0]
+            advance(done - before[0])
+            before[0] = done
+
+        ensure_corpus(entry.generator, data_root / entry.layout.folder, progress)
+
+
+def _plan_modality(
+    request: Request,
+    entry: DatasetEntry,
+    everyone: list[Utterance],
+    settings: Settings,
+    modality: str,
+    info: EncoderInfo,
+    preset: str,
+) -> ModalityPlan:
+    if modality == "text":
+        rows = text_rows(everyone)
+    else:
+        rows = media_rows(
+            everyone,
+            "audio" if modality == "audio" else "video",
+            request.data_root,
+            hash_media=request.hash_media,
+            allow_symlinks=request.allow_symlinks,
+        )
+    fingerprint = fingerprint_of(info.ingredients())
+    folder = feature_set_folder(request.cache, entry.name, modality, info.slug, fingerprint)
+    wanted = ROWS_PER_SHARD if entry.generator is None else ROWS_PER_SHARD_OF_A_DEMO
+    plan = make_plan(
+        folder,
+        fingerprint,
+        rows,
+        rows_in_a_shard(wanted, info, settings, rows),
+        splits=request.splits,
+        limit=request.limit,
+        retry_quarantined=request.retry_quarantined,
+        fresh=request.fresh,
+    )
+    return ModalityPlan(
+        identity=Identity(entry.name, modality, fingerprint),
+        info=info,
+        preset=None if modality in request.specs else preset,
+        folder=folder,
+        rows=rows,
+        plan=plan,
+    )
+
+
+def _warn_if_absent(one: ModalityPlan, data_root: Path, console: Console) -> None:
+    absent = [row.absent for row in one.rows if row.absent is not None]
+    if not absent or len(absent) < len(one.rows):
+        return
+    if one.identity.modality == "text":
+        console.note(f"WARNING: text: none of the {len(absent):,} rows has a transcript")
+    elif first := next((each.file for each in absent if each.file), None):
+        console.note(
+            f"WARNING: {one.identity.modality}: none of the {len(absent):,} rows has a readable "
+            f"file under {data_root} (first: {first})"
+        )
+    else:
+        console.note(
+            f"WARNING: {one.identity.modality}: none of the {len(absent):,} rows names a file"
+        )
