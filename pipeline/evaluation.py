@@ -1,13 +1,15 @@
-"""Evaluation: the probability of every permitted answer, decisions from it, and the gate's weights.
+"""Evaluation: the probability of every permitted answer, decisions from it, and their metrics.
 
-An unreadable answer is impossible here, since only permitted answers are scored. Questions of one
-task and language share their answers and are scored together, sorted by length.
+By default only permitted answers are scored, so an unreadable answer is impossible. With
+`decision="generate"` the model writes freely, and what cannot be read is counted as wrong and
+unreadable, never guessed. Questions of one task and language share their answers and are scored
+together, sorted by length.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,31 +17,40 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from fuse.gates import GateWeights
-from pipeline.augment import replace_by_noise
+from fuse.streams import Stream
+from generate.answers import parse_label, parse_number
 from pipeline.inputs import Inputs
-from pipeline.items import Question, QuestionKey, Utterance
+from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
 from pipeline.metrics import RegressionProtocol, classification_metrics, regression_metrics
 from pipeline.model import Egmf
 from pipeline.prompting import Prompter
 
-NOISE_SEED = 20_260
+GENERATE = "generate"
+COOLEST, HOTTEST = 0.05, 20.0
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One question about one utterance: the probability of each answer, and the gate's weights.
+    """One question about one utterance.
 
-    `gate_experts` [experts], `gate_modalities` [experts, modalities].
+    `log_scores` [answers], log p(answer | prompt), not normalised; `written`, what the model wrote
+    where it wrote freely; `gate_experts` [experts]; `gate_modalities` [experts, modalities].
     """
 
     utterance: Utterance
     question: Question
-    probabilities: NDArray[np.float64]
+    log_scores: NDArray[np.float64]
+    written: str | None
     gate_experts: NDArray[np.float32]
     gate_modalities: NDArray[np.float32]
+
+    def probabilities(self, temperature: float = 1.0) -> NDArray[np.float64]:
+        """Return the probability of every permitted answer, [answers]."""
+        return np.exp(log_softmax(self.log_scores / temperature))
 
 
 @torch.no_grad()
@@ -50,67 +61,119 @@ def score(
     utterances: Sequence[Utterance],
     tasks: Sequence[str],
     batch_size: int,
+    *,
+    write: bool = False,
+    without: Collection[str] = (),
 ) -> list[Scored]:
-    """Score all questions about `utterances`; results follow the utterances' order by task."""
+    """Score all questions about `utterances`.
+
+    Args:
+        model: trained.
+        inputs: features and context.
+        prompter: of the run's questions.
+        utterances: what is asked about.
+        tasks: what is asked.
+        batch_size: utterances at once.
+        write: let the model also write freely.
+        without: modalities to take away, transcript and history included where text is one.
+
+    Returns:
+        One entry a question, in the utterances' order for each task.
+    """
     model.eval()
     results: dict[tuple[str, str], Scored] = {}
-    for batch in _batches(utterances, batch_size):
-        fused = model.fuse(*inputs.batch(batch))
+    for batch in batches(utterances, batch_size):
+        streams, turns = inputs.batch(batch)
+        fused = model.fuse(_take_away(streams, without), turns)
         groups: dict[QuestionKey, list[int]] = defaultdict(list)
         for row, utterance in enumerate(batch):
             for task in tasks:
                 groups[task, utterance.language].append(row)
         for (task, _), rows in groups.items():
             question = prompter.question(task, batch[rows[0]])
-            prompts = [prompter.tokens(task, batch[row]) for row in rows]
+            hide = TEXT in without
+            prompts = [prompter.tokens(task, batch[row], hide_text=hide) for row in rows]
             pseudo = fused.pseudo_tokens[torch.tensor(rows, device=model.device)]
             scores = model.language.answer_scores(prompts, question.answers, pseudo)
-            probabilities = scores.double().softmax(dim=-1).cpu().numpy()
-            for row, each in zip(rows, probabilities, strict=True):
+            written = model.language.write(prompts, pseudo) if write else [None] * len(rows)
+            for row, each, text in zip(rows, scores.double().cpu().numpy(), written, strict=True):
                 results[batch[row].id, task] = Scored(
-                    batch[row], question, each, *_gate_row(fused.gate, row)
+                    batch[row], question, each, text, *_gate_row(fused.gate, row)
                 )
     return [results[each.id, task] for task in tasks for each in utterances]
 
 
+def fit_temperatures(scored: Sequence[Scored]) -> dict[str, float]:
+    """Fit one temperature a task on validation, by the likelihood of the true answers.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599.
+    """
+    temperatures = {}
+    for task in dict.fromkeys(each.question.task for each in scored):
+        known = [
+            (each.log_scores, each.question.answers.index(written_answer(each.question, truth)))
+            for each in scored
+            if each.question.task == task and (truth := each.utterance.truth(task)) is not None
+        ]
+        if known:
+            temperatures[task] = _best_temperature(known)
+    return temperatures
+
+
 def prediction_table(
-    scored: Sequence[Scored], experts: Sequence[str], modalities: Sequence[str], decision: str
+    scored: Sequence[Scored],
+    experts: Sequence[str],
+    modalities: Sequence[str],
+    decision: str,
+    temperatures: Mapping[str, float],
 ) -> pd.DataFrame:
     """Turn scores into decisions, one row a question.
 
     A label is the most probable one. A number is the expectation over the grid, or with
-    `decision="argmax"` the most probable one. `answer` is the single most probable answer.
+    `decision="argmax"` the most probable one. With `decision="generate"` both are what the model
+    wrote, and `valid` is false where that cannot be read. `answer` is the text behind a decision.
     """
     rows = []
     for each in scored:
-        question, best = each.question, int(each.probabilities.argmax())
+        question = each.question
+        probabilities = each.probabilities(temperatures.get(question.task, 1.0))
+        best = int(probabilities.argmax())
+        answer, prediction = question.answers[best], question.values[best]
+        expectation = None
+        if question.task == "regression":
+            expectation = float(probabilities @ np.asarray(question.values, dtype=np.float64))
+            if decision == "expectation":
+                prediction = expectation
+        valid = True
+        if decision == GENERATE:
+            answer, read = each.written or "", read_answer(question, each.written or "")
+            valid, prediction = read is not None, "" if read is None else read
+        effective = each.gate_experts @ each.gate_modalities
         row: dict[str, Any] = {
             "id": each.utterance.id,
             "task": question.task,
             "language": question.language,
             "truth": each.utterance.truth(question.task),
-            "answer": question.answers[best],
-            "prediction": question.values[best],
-            "valid": True,
-            "probability": float(each.probabilities[best]),
-            "expectation": None,
+            "answer": answer,
+            "prediction": prediction if valid else None,
+            "valid": valid,
+            "probability": float(probabilities[best]),
+            "expectation": expectation,
         }
-        if question.task == "regression":
-            values = np.asarray(question.values, dtype=np.float64)
-            row["expectation"] = float(each.probabilities @ values)
-            if decision == "expectation":
-                row["prediction"] = row["expectation"]
-        effective = each.gate_experts @ each.gate_modalities
-        row |= {
-            f"gate_expert_{n}": float(w) for n, w in zip(experts, each.gate_experts, strict=True)
-        }
-        row |= {f"gate_modality_{n}": float(w) for n, w in zip(modalities, effective, strict=True)}
+        row |= _named("gate_expert", experts, each.gate_experts)
+        row |= _named("gate_modality", modalities, effective)
         for expert, weights in zip(experts, each.gate_modalities, strict=True):
-            row |= {
-                f"gate_{expert}_{n}": float(w) for n, w in zip(modalities, weights, strict=True)
-            }
+            row |= _named(f"gate_{expert}", modalities, weights)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def read_answer(question: Question, written: str) -> str | float | None:
+    """Read a freely written answer; None where it is no permitted one."""
+    if question.task == "regression":
+        return parse_number(written, float(question.values[0]), float(question.values[-1]))
+    found = parse_label(written, question.answers)
+    return None if found is None else question.values[found]
 
 
 def metrics_of(predictions: pd.DataFrame, labels: Sequence[str], protocol: str) -> dict[str, Any]:
@@ -119,9 +182,8 @@ def metrics_of(predictions: pd.DataFrame, labels: Sequence[str], protocol: str) 
     metrics: dict[str, Any] = {}
     rows = known[known["task"] == "classification"]
     if len(rows):
-        metrics |= classification_metrics(
-            rows["truth"].tolist(), rows["prediction"].tolist(), labels
-        )
+        read = [each if isinstance(each, str) else None for each in rows["prediction"]]
+        metrics |= classification_metrics(rows["truth"].tolist(), read, labels)
     rows = known[known["task"] == "regression"]
     if len(rows):
         metrics |= regression_metrics(
@@ -137,56 +199,31 @@ def regression_family(protocol: str) -> RegressionProtocol:
     return "sims" if protocol == "sims" else "mosi"
 
 
-@torch.no_grad()
-def probe_noise(
-    model: Egmf, inputs: Inputs, utterances: Sequence[Utterance], batch_size: int
-) -> dict[str, dict[str, float | int]]:
-    """Measure how the gate answers when one modality's input is replaced by noise.
-
-    For each modality, over the utterances that have it and at least one other: its mean effective
-    weight before and after, the relative drop, and a one-sided paired Wilcoxon test of the fall.
-    """
-    model.eval()
-    names = list(inputs.features.sets)
-    weights: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    generator = torch.Generator().manual_seed(NOISE_SEED)
-    for batch in _batches(utterances, batch_size):
-        streams, turns = inputs.batch(batch)
-        before = model.fuse(streams, turns).gate.effective.cpu()
-        present = torch.stack([stream.present for stream in streams.values()], dim=1)
-        for index, name in enumerate(names):
-            chosen = present[:, index] & (present.sum(dim=1) > 1)
-            noisy = {**streams, name: replace_by_noise(streams[name], chosen, generator)}
-            after = model.fuse(noisy, turns).gate.effective.cpu()
-            pairs = torch.stack([before[chosen, index], after[chosen, index]], dim=1)
-            weights[name].extend((float(a), float(b)) for a, b in pairs)
-    report = {}
-    for name, pairs_of in weights.items():
-        if not pairs_of:
-            continue
-        was, now = np.array(pairs_of).T
-        report[name] = {
-            "before": float(was.mean()),
-            "after": float(now.mean()),
-            "drop": float(1.0 - now.mean() / was.mean()) if was.mean() > 0 else 0.0,
-            "p_value": _fall_p_value(was, now),
-            "n": len(pairs_of),
-        }
-    return report
-
-
-def _fall_p_value(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
-    """Test one-sidedly, in pairs, whether `after` lies below `before` (Wilcoxon's signed ranks)."""
-    if np.array_equal(before, after):
-        return 1.0
-    return float(stats.wilcoxon(before, after, alternative="greater").pvalue)
-
-
-def _batches(utterances: Sequence[Utterance], size: int) -> Iterator[list[Utterance]]:
+def batches(utterances: Sequence[Utterance], size: int) -> Iterator[list[Utterance]]:
     """Cut into batches of similar prompt length."""
     ordered = sorted(utterances, key=lambda each: (each.language, len(each.text or ""), each.id))
     for start in range(0, len(ordered), size):
         yield list(ordered[start : start + size])
+
+
+def _take_away(streams: Mapping[str, Stream], without: Collection[str]) -> dict[str, Stream]:
+    return {
+        name: Stream(stream.value * 0.0, stream.mask & False) if name in without else stream
+        for name, stream in streams.items()
+    }
+
+
+def _best_temperature(known: Sequence[tuple[NDArray[np.float64], int]]) -> float:
+    def loss(log_temperature: float) -> float:
+        temperature = np.exp(log_temperature)
+        return -float(np.mean([log_softmax(s / temperature)[best] for s, best in known]))
+
+    bounds = (np.log(COOLEST), np.log(HOTTEST))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def _named(prefix: str, names: Sequence[str], values: NDArray[Any]) -> dict[str, float]:
+    return {f"{prefix}_{n}": float(value) for n, value in zip(names, values, strict=True)}
 
 
 def _gate_row(gate: GateWeights, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -5,22 +5,30 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from extract.files import publish_json, publishing
 from pipeline.context import find_context
-from pipeline.evaluation import metrics_of, prediction_table, probe_noise, score
+from pipeline.evaluation import (
+    GENERATE,
+    fit_temperatures,
+    metrics_of,
+    prediction_table,
+    score,
+)
 from pipeline.features import Features, write_scaling
 from pipeline.inputs import Inputs
-from pipeline.items import TEXT, questions_of
+from pipeline.items import TEXT, Utterance, questions_of
 from pipeline.llm import Llm
 from pipeline.model import Egmf, build_model, load_model
+from pipeline.probes import collapse_alarms, probe_noise, proper_subsets
 from pipeline.prompting import Prompter
 from pipeline.results import baselines, best_possible, describe
 from pipeline.runs import RunFolder, environment, jsonable, prepare, run_folder
@@ -165,6 +173,8 @@ def _run(
         "environment": environment()["libraries"],
     }
     publish_json(folder.result, jsonable(result))
+    for alarm in metrics.get("alarms", ()):
+        say(f"ALARM: {folder.path}: {alarm}")
 
 
 def _task(corpus: Corpus) -> Task:
@@ -191,30 +201,56 @@ def _evaluate(
     """Score every split but training, write the predictions, and compare with what is trivial."""
     prompter = _prompter(model, inputs, task, settings)
     config = model.fusion.config
-    found: dict[str, Any] = {}
-    for split, rows in corpus.utterances.items():
-        if split == "train" or not rows:
-            continue
-        scored = score(model, inputs, prompter, rows, task.names, settings.eval_batch_size)
-        table = prediction_table(scored, config.experts, tuple(config.inputs), settings.decision)
+    write = settings.decision == GENERATE
+
+    def judge(
+        rows: Sequence[Utterance], temperatures: Mapping[str, float] | None, **how: Any
+    ) -> tuple[pd.DataFrame, Mapping[str, float]]:
+        size = settings.eval_batch_size
+        scored = score(model, inputs, prompter, rows, task.names, size, write=write, **how)
+        if temperatures is None:
+            temperatures = fit_temperatures(scored)
+        names = tuple(config.inputs)
+        table = prediction_table(scored, config.experts, names, settings.decision, temperatures)
+        return table, temperatures
+
+    def metrics(table: pd.DataFrame) -> dict[str, Any]:
+        return metrics_of(table, task.labels, task.protocol)
+
+    valid, temperatures = judge(corpus.utterances["valid"], None)
+    publish_json(folder.calibration, temperatures)
+    tables = {"valid": valid}
+    for split in ("test", "unlabelled"):
+        if corpus.utterances.get(split):
+            tables[split], _ = judge(corpus.utterances[split], temperatures)
+    for split, table in tables.items():
         with publishing(folder.predictions(split)) as temporary:
             table.to_csv(temporary, index=False)
-        if split == "unlabelled":
-            continue
-        found[split] = metrics_of(table, task.labels, task.protocol)
-        if split == "test" and table["language"].nunique() > 1:
-            found["by_language"] = {
-                str(language): metrics_of(part, task.labels, task.protocol)
-                for language, part in table.groupby("language")
-            }
+    found: dict[str, Any] = {
+        "valid": metrics(valid),
+        "temperatures": temperatures,
+        "ceiling": best_possible(corpus, inputs.features, inputs.context.reach),
+    }
     test = corpus.utterances["test"]
-    found["baselines"] = baselines(corpus.utterances["train"], test, task)
-    found["ceiling"] = best_possible(corpus, inputs.features, inputs.context.reach)
+    if test:
+        table = tables["test"]
+        found["test"] = metrics(table)
+        found["by_language"] = {
+            str(language): metrics(part) for language, part in table.groupby("language")
+        }
+        found["baselines"] = baselines(corpus.utterances["train"], test, task)
+        found["alarms"] = collapse_alarms(table, found["test"], found["baselines"])
+        found["without"] = {
+            "+".join(kept): metrics(
+                judge(test, temperatures, without=set(config.inputs) - set(kept))[0]
+            )
+            for kept in proper_subsets(tuple(config.inputs))
+        }
+        several = len(config.inputs) > 1 and "modalities" in config.gate_levels
+        found["noise_probe"] = (
+            probe_noise(model, inputs, test, settings.eval_batch_size) if several else None
+        )
     found["shortened_prompts"] = len(prompter.shortened)
-    several = len(corpus.sets) > 1 and "modalities" in config.gate_levels
-    found["noise_probe"] = (
-        probe_noise(model, inputs, test, settings.eval_batch_size) if several else None
-    )
     return found
 
 

@@ -1,7 +1,7 @@
 """The run store: where a run's files lie, and what is written once at its start and its end.
 
     runs/{dataset}/{experiment}/seed-{n}/
-        config.yaml  environment.json  log.jsonl  scaling.json
+        config.yaml  environment.json  log.jsonl  scaling.json  calibration.json
         checkpoint/  best/  predictions-{valid,test}.csv  result.json
 
 `result.json` is written last: a run without one is not finished.
@@ -58,6 +58,11 @@ class RunFolder:
     def scaling(self) -> Path:
         """Mean and deviation of each feature dimension."""
         return self.path / "scaling.json"
+
+    @property
+    def calibration(self) -> Path:
+        """Temperature of each task, fitted on validation."""
+        return self.path / "calibration.json"
 
     @property
     def checkpoint(self) -> Path:

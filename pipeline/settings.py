@@ -66,7 +66,9 @@ class TrainSettings(BaseModel):
         reliability_weight: Weight of the loss on the gate's attention to noise.
         auxiliary_weight: Weight of the auxiliary head on the fused vector (0 = none).
         max_prompt_tokens: A longer prompt loses its oldest turns, then the end of its transcript.
-        decision: Regression answers are the expectation over the grid, or its most likely number.
+        decision: Numbers are the expectation over the grid, or its most likely number ("argmax");
+            or the model writes labels and numbers freely ("generate"), and what cannot be read is
+            counted. Labels are otherwise always the most probable one.
         eval_batch_size: Utterances scored at once.
     """
 
@@ -98,7 +100,7 @@ class TrainSettings(BaseModel):
     reliability_weight: Weight = 0.1
     auxiliary_weight: Weight = 0.5
     max_prompt_tokens: Positive = 512
-    decision: Literal["expectation", "argmax"] = "expectation"
+    decision: Literal["expectation", "argmax", "generate"] = "expectation"
     eval_batch_size: Positive = 64
 
 

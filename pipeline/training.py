@@ -151,7 +151,9 @@ def validate(
     """Score the validation split."""
     scored = score(model, inputs, prompter, utterances, task.names, settings.eval_batch_size)
     config = model.fusion.config
-    table = prediction_table(scored, config.experts, tuple(config.inputs), settings.decision)
+    # Decided by probability whatever the run's decision is: free writing is for the final scores.
+    decision = "argmax" if settings.decision == "argmax" else "expectation"
+    table = prediction_table(scored, config.experts, tuple(config.inputs), decision, {})
     return metrics_of(table, task.labels, task.protocol)
 
 

@@ -1,0 +1,98 @@
+"""Probes of a trained model: what it does when a modality breaks or is missing, and collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from pipeline.augment import replace_by_noise
+from pipeline.evaluation import batches
+from pipeline.inputs import Inputs
+from pipeline.items import Utterance
+from pipeline.model import Egmf
+
+NOISE_SEED = 20_260
+COLLAPSED_SHARE = 0.99
+"""Answers are called collapsed when at least this share of them is one and the same."""
+
+CONSTANT_SPREAD = 0.02
+"""Numbers are called constant when they spread less than this share of what the truth spreads."""
+
+
+@torch.no_grad()
+def probe_noise(
+    model: Egmf, inputs: Inputs, utterances: Sequence[Utterance], batch_size: int
+) -> dict[str, dict[str, float | int]]:
+    """Measure how the gate answers when one modality's input is replaced by noise.
+
+    For each modality, over the utterances that have it and at least one other: its mean effective
+    weight before and after, the relative drop, and a one-sided paired Wilcoxon test of the fall.
+    """
+    model.eval()
+    names = list(inputs.features.sets)
+    weights: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    generator = torch.Generator().manual_seed(NOISE_SEED)
+    for batch in batches(utterances, batch_size):
+        streams, turns = inputs.batch(batch)
+        before = model.fuse(streams, turns).gate.effective.cpu()
+        present = torch.stack([stream.present for stream in streams.values()], dim=1)
+        for index, name in enumerate(names):
+            chosen = present[:, index] & (present.sum(dim=1) > 1)
+            noisy = {**streams, name: replace_by_noise(streams[name], chosen, generator)}
+            after = model.fuse(noisy, turns).gate.effective.cpu()
+            pairs = torch.stack([before[chosen, index], after[chosen, index]], dim=1)
+            weights[name].extend((float(a), float(b)) for a, b in pairs)
+    return {name: _fall(np.array(pairs).T) for name, pairs in weights.items() if pairs}
+
+
+def proper_subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return every non-empty subset but the whole, smallest first."""
+    return [
+        subset for size in range(1, len(modalities)) for subset in combinations(modalities, size)
+    ]
+
+
+def collapse_alarms(
+    predictions: pd.DataFrame, metrics: Mapping[str, Any], baselines: Mapping[str, Any]
+) -> list[str]:
+    """Say where predictions are no better than a constant, in plain words; usually none are."""
+    alarms = []
+    labels = predictions[(predictions["task"] == "classification") & predictions["valid"]]
+    if len(labels):
+        top = labels["prediction"].value_counts(normalize=True)
+        majority = baselines.get("majority", {}).get("accuracy")
+        if top.iloc[0] >= COLLAPSED_SHARE:
+            alarms.append(f"collapsed: {top.iloc[0]:.0%} of all answers are {top.index[0]!r}")
+        elif majority is not None and metrics["accuracy"] <= majority:
+            alarms.append(
+                f"accuracy {metrics['accuracy']:.3f} does not exceed the majority's {majority:.3f}"
+            )
+    numbers = predictions[(predictions["task"] == "regression") & predictions["valid"]]
+    if len(numbers):
+        found, truth = (numbers[n].to_numpy(dtype=np.float64) for n in ("prediction", "truth"))
+        median = baselines.get("median", {}).get("mae")
+        if found.std() < CONSTANT_SPREAD * np.nanstd(truth):
+            alarms.append(f"collapsed: all numbers lie within {np.ptp(found):.2f} of each other")
+        elif median is not None and metrics["mae"] >= median:
+            alarms.append(f"MAE {metrics['mae']:.3f} is no better than the median's {median:.3f}")
+    return alarms
+
+
+def _fall(pairs: NDArray[np.float64]) -> dict[str, float | int]:
+    before, after = pairs
+    return {
+        "before": float(before.mean()),
+        "after": float(after.mean()),
+        "drop": float(1.0 - after.mean() / before.mean()) if before.mean() > 0 else 0.0,
+        "p_value": 1.0
+        if np.array_equal(before, after)
+        else float(stats.wilcoxon(before, after, alternative="greater").pvalue),
+        "n": len(before),
+    }
