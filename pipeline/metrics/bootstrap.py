@@ -18,8 +18,8 @@ from pipeline.metrics.classification import UNREADABLE
 Statistic = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
 """Maps truth and predictions `[..., rows]` to scores `[...]`."""
 
-_CHUNK = 250
-"""Resamples scored at once: bounds the memory and keeps the arrays near the cache's size."""
+_CHUNK = 1 << 13
+"""Values drawn and scored at once: larger arrays cost more in fresh memory than they save in calls."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ def bootstrap_interval(
         resamples: How many times the rows are drawn with replacement.
         seed: Seed of the draws; equal seeds and lengths draw the same rows.
     """
-    values = bootstrap_values(truth, prediction, statistic, resamples=resamples, seed=seed)
-    return _interval(values)
+    return interval(bootstrap_values(truth, prediction, statistic, resamples=resamples, seed=seed))
 
 
 def bootstrap_values(
@@ -67,8 +66,9 @@ def bootstrap_values(
         raise ValueError(f"truth {truth.shape} against predictions {prediction.shape}")
     drawn = _draws(len(truth), resamples, seed)
     chunks = []
-    for start in range(0, resamples, _CHUNK):
-        rows = drawn[start : start + _CHUNK]
+    step = max(1, _CHUNK // prediction.size)
+    for start in range(0, resamples, step):
+        rows = drawn[start : start + step]
         scores = statistic(truth[rows], prediction[:, rows])
         chunks.append(np.broadcast_to(scores, (len(prediction), len(rows))).mean(axis=0))
     return np.concatenate(chunks)
@@ -90,15 +90,27 @@ def paired_bootstrap(
     number of resamples claims zero.
     """
     draws = {"resamples": resamples, "seed": seed}
-    values = bootstrap_values(truth, first, statistic, **draws)
-    values = values - bootstrap_values(truth, second, statistic, **draws)
-    estimate = statistic(truth, np.atleast_2d(first)).mean()
-    estimate = estimate - statistic(truth, np.atleast_2d(second)).mean()
-    tail = min(int(np.sum(values <= 0.0)), int(np.sum(values >= 0.0)))
-    low, high = _interval(values)
-    return PairedDifference(
-        float(estimate), low, high, min(1.0, 2.0 * (tail + 1) / (len(values) + 1))
+    return paired_difference(
+        float(np.mean(statistic(truth, first)) - np.mean(statistic(truth, second))),
+        bootstrap_values(truth, first, statistic, **draws),
+        bootstrap_values(truth, second, statistic, **draws),
     )
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % percentile interval of bootstrap values."""
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def paired_difference(
+    difference: float, first: NDArray[np.float64], second: NDArray[np.float64]
+) -> PairedDifference:
+    """Judge a difference by the bootstrap values of both systems on the same draws."""
+    values = first - second
+    tail = min(int(np.sum(values <= 0.0)), int(np.sum(values >= 0.0)))
+    low, high = interval(values)
+    return PairedDifference(difference, low, high, min(1.0, 2.0 * (tail + 1) / (len(values) + 1)))
 
 
 def accuracy(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
@@ -129,19 +141,31 @@ def weighted_f1(n_labels: int) -> Statistic:
 
 def mae(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
     """Return the mean absolute error over readable (not NaN) predictions."""
-    return np.nanmean(np.abs(prediction - truth), axis=-1)
+    return _mean(np.abs(prediction - truth))[..., 0]
 
 
 def corr(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
     """Return Pearson's correlation over readable predictions, NaN where a side is constant."""
-    truth, prediction = np.broadcast_arrays(truth, prediction)
-    truth = np.where(np.isnan(prediction), np.nan, truth)
-    truth = truth - np.nanmean(truth, axis=-1, keepdims=True)
-    prediction = prediction - np.nanmean(prediction, axis=-1, keepdims=True)
-    spread = np.sqrt(np.nansum(truth**2, axis=-1) * np.nansum(prediction**2, axis=-1))
+    x = np.where(np.isnan(prediction), np.nan, truth)
+    x, y = (np.nan_to_num(values - _mean(values)) for values in (x, prediction))
+    spread = np.einsum("...i,...i", x, x) * np.einsum("...i,...i", y, y)
+    return _ratio(np.einsum("...i,...i", x, y), np.sqrt(spread))
+
+
+def _mean(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean of what is not NaN, `[..., 1]`; fast where nothing is."""
+    mean: NDArray[np.float64] = np.mean(values, axis=-1, keepdims=True)
+    if np.isnan(mean).any():
+        known = ~np.isnan(values)
+        total = np.sum(values, axis=-1, keepdims=True, where=known)
+        mean = _ratio(total, np.sum(known, axis=-1, keepdims=True))
+    return mean
+
+
+def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore", divide="ignore"):
-        correlation: NDArray[np.float64] = np.nansum(truth * prediction, axis=-1) / spread
-    return correlation
+        ratio: NDArray[np.float64] = np.divide(above, below)
+    return ratio
 
 
 @lru_cache(maxsize=4)
@@ -149,8 +173,3 @@ def _draws(rows: int, resamples: int, seed: int) -> NDArray[np.int64]:
     drawn = np.random.default_rng(seed).integers(0, rows, size=(resamples, rows))
     drawn.flags.writeable = False
     return drawn
-
-
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)

@@ -16,8 +16,7 @@ from pipeline.metrics import (
     PairedDifference,
     Statistic,
     bootstrap,
-    bootstrap_interval,
-    paired_bootstrap,
+    bootstrap_values,
 )
 from pipeline.report.experiments import (
     Experiment,
@@ -75,23 +74,30 @@ def against_ceiling(
     if not candidates:
         return []
     lead = lead_experiment(candidates)
-    lead_rows = _predictions(lead, task)
     statistic = _statistic(metric, len(lead.result.labels))
+    lead_rows = _predictions(lead, task)
+    lead_values = _values(lead_rows, statistic)
     found = []
     for experiment in candidates:
         score = experiment.mean(metric.key)
         if score is None:
             continue
         rows = lead_rows if experiment is lead else _predictions(experiment, task)
+        values = lead_values if experiment is lead else _values(rows, statistic)
+        difference = None
+        if experiment is not lead and _comparable(rows, lead_rows):
+            lead_score = lead.mean(metric.key)
+            if lead_score is not None and values is not None and lead_values is not None:
+                difference = bootstrap.paired_difference(score - lead_score, values, lead_values)
         found.append(
             AgainstCeiling(
                 experiment,
                 metric,
                 score,
-                bootstrap_interval(rows.truth, rows.prediction, statistic) if rows else None,
-                experiment.result.ceiling[metric.key] if experiment.result.ceiling else 0.0,
+                bootstrap.interval(values) if values is not None else None,
+                (experiment.result.ceiling or {})[metric.key],
                 lead,
-                None if experiment is lead else _compare(rows, lead_rows, statistic),
+                difference,
             )
         )
     found.sort(key=lambda row: (-len(row.experiment.result.modalities), row.experiment.name))
@@ -119,14 +125,14 @@ def _predictions(experiment: Experiment, task: Task) -> _Predictions | None:
     return _Predictions(ids.pop(), found[0][0], np.stack([pair[1] for pair in found]))
 
 
-def _compare(
-    rows: _Predictions | None, lead: _Predictions | None, statistic: Statistic
-) -> PairedDifference | None:
-    if rows is None or lead is None or rows.ids != lead.ids:
-        return None
-    if not np.array_equal(rows.truth, lead.truth):
-        return None
-    return paired_bootstrap(lead.truth, rows.prediction, lead.prediction, statistic)
+def _values(rows: _Predictions | None, statistic: Statistic) -> NDArray[np.float64] | None:
+    return bootstrap_values(rows.truth, rows.prediction, statistic) if rows else None
+
+
+def _comparable(rows: _Predictions | None, lead: _Predictions | None) -> bool:
+    if rows is None or lead is None:
+        return False
+    return rows.ids == lead.ids and np.array_equal(rows.truth, lead.truth)
 
 
 def _statistic(metric: Metric, n_labels: int) -> Statistic:

@@ -21,7 +21,7 @@ INK, MUTED, GRID = "#010203", "#040506", "#070809"
 ACCENT = "#4a8fd9"
 EXPERT_SERIES = ("#a678d0", "#d2747f", "#93a24f", "#5fa8b5")
 SERIES = ("#4a8fd9", "#e08a3c", "#3fa37a", "#a678d0", "#c9564f", "#8a8f98")
-WIDTH = 4.6
+WIDTH = 4.4
 """Inches; at the width of a phone the 9.5 pt text still measures about 10 px."""
 
 _THEME = {

@@ -129,11 +129,14 @@ class Run:
 
     def of_task(self, task: Task) -> pd.DataFrame | None:
         """Return the test predictions of one task that have a truth, ordered by id."""
+        return self._by_task.get(task)
+
+    @cached_property
+    def _by_task(self) -> dict[str, pd.DataFrame]:
         if self.predictions is None:
-            return None
-        known = (self.predictions["task"] == task) & (self.predictions["truth"] != "")
-        rows = self.predictions[known]
-        return rows.sort_values("id", kind="stable").reset_index(drop=True) if len(rows) else None
+            return {}
+        known = self.predictions[self.predictions["truth"] != ""].sort_values("id", kind="stable")
+        return {str(task): rows.reset_index(drop=True) for task, rows in known.groupby("task")}
 
     def epochs(self) -> list[dict[str, Any]]:
         """Return the epoch lines of the training log; a line cut off half-way is left out."""

@@ -142,7 +142,7 @@ def draw_scores(name: str, truth: NDArray[np.float64], predicted: NDArray[np.flo
         axes.plot([-limit, limit], [-limit, limit], color=MUTED, linewidth=1, dashes=(4, 3))
         axes.axhline(0, color=GRID, linewidth=0.8)
         axes.axvline(0, color=GRID, linewidth=0.8)
-        axes.scatter(truth, predicted, s=11, color=ACCENT, alpha=0.45, linewidths=0)
+        axes.scatter(truth, predicted, s=11, color=ACCENT, alpha=0.6, linewidths=0)
         axes.set(xlabel="True score", ylabel="Predicted score", xlim=(-limit * 1.05, limit * 1.05))
         axes.tick_params(length=0)
         shown = f"{total:,} utterances" if total == len(truth) else f"{len(truth):,} of {total:,}"

@@ -19,7 +19,6 @@ def ceiling_table(dataset: str, rows: Sequence[AgainstCeiling]) -> Table | None:
         f"{metric.title} against the ceiling",
         (
             _NAME,
-            Column("modalities", "Modalities", numeric=False),
             Column("score", f"{metric.title}"),
             Column("interval", "95 % interval"),
             Column("ceiling", "Ceiling"),
@@ -27,6 +26,7 @@ def ceiling_table(dataset: str, rows: Sequence[AgainstCeiling]) -> Table | None:
             Column("share_interval", "95 % interval"),
             Column("difference", f"Against {lead.name}"),
             Column("p_value", "p"),
+            Column("modalities", "Modalities", numeric=False),
         ),
         tuple(_ceiling_row(row) for row in rows),
         notes=(
@@ -172,7 +172,6 @@ def _ceiling_row(row: AgainstCeiling) -> Row:
     return Row(
         (
             text_cell(row.experiment.name),
-            text_cell(" + ".join(row.experiment.result.modalities)),
             Cell(metric.show(row.score), row.score),
             _interval_cell(row.interval, metric.show),
             Cell(metric.show(row.ceiling), row.ceiling),
@@ -180,6 +179,7 @@ def _ceiling_row(row: AgainstCeiling) -> Row:
             _interval_cell(share, lambda value: f"{100 * value:.1f}"),
             Cell(shown_difference, difference.difference if difference else None),
             Cell(shown_p, difference.p_value if difference else None),
+            text_cell(" + ".join(row.experiment.result.modalities)),
         )
     )
 

@@ -22,9 +22,9 @@ def main_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> T
         Row(
             (
                 text_cell(experiment.name),
-                text_cell(experiment.setup),
-                Cell(str(len(experiment.runs)), len(experiment.runs)),
                 *(_score_cell(experiment, metric, experiments) for metric in metrics),
+                Cell(str(len(experiment.runs)), len(experiment.runs)),
+                text_cell(experiment.setup),
             )
         )
         for experiment in ranked
@@ -34,11 +34,11 @@ def main_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> T
         cells = (
             Cell(metric.show(scores.get(metric.key)), scores.get(metric.key)) for metric in metrics
         )
-        rows.append(Row((text_cell(title), text_cell(""), Cell(""), *cells), baseline=True))
+        rows.append(Row((text_cell(title), *cells, Cell(""), text_cell("")), baseline=True))
     return Table(
         f"{dataset}-{task}",
         "Emotion classification, test" if task == "classification" else "Sentiment, test",
-        (_NAME, _SETUP, _SEEDS, *_metric_columns(metrics, spread=True)),
+        (_NAME, *_metric_columns(metrics, spread=True), _SEEDS, _SETUP),
         tuple(rows),
     )
 
@@ -124,8 +124,8 @@ def published_table(dataset: str, result: RunResult, rows: Sequence[PublishedRow
         "Published results",
         (
             Column("method", "Method", numeric=False),
-            Column("modalities", "Modalities", numeric=False),
             *_metric_columns(metrics, spread=any(row.sd for row in rows)),
+            Column("modalities", "Modalities", numeric=False),
             Column("protocol", "Protocol", numeric=False),
             Column("status", "Status", numeric=False),
             Column("source", "Source", numeric=False),
@@ -134,7 +134,6 @@ def published_table(dataset: str, result: RunResult, rows: Sequence[PublishedRow
             Row(
                 (
                     text_cell(f"{row.method} ({row.backbone})" if row.backbone else row.method),
-                    text_cell(row.modalities or "–"),
                     *(
                         Cell(
                             metric.show(row.metrics.get(metric.key), row.sd.get(metric.key)),
@@ -143,7 +142,8 @@ def published_table(dataset: str, result: RunResult, rows: Sequence[PublishedRow
                         )
                         for metric in metrics
                     ),
-                    text_cell(row.protocol),
+                    text_cell(row.modalities or "–"),
+                    text_cell(row.protocol + (f"; {row.seeds} seeds" if row.seeds else "")),
                     text_cell(row.status),
                     text_cell(row.source),
                 )
