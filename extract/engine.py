@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -111,20 +114,38 @@ def _local_client(workers: int) -> Iterator[Client]:
 
     with dask.config.set(_CONFIG):
         try:
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=0,  # a worker that is paused for its memory would hang the run
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
+            with _interrupts_ignored():
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,  # a worker that is paused for its memory would hang the run
+                    dashboard_address="127.0.0.1:0",  # a free port, for this machine alone
+                    silence_logs=logging.CRITICAL,
+                )
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ExtractError(
                 f"the {workers} worker processes could not be started: {error}; try --workers 1"
             ) from error
         with cluster, Client(cluster) as client:
             yield client
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C here and in every process started meanwhile.
+
+    A terminal sends it to workers too, which would each print a traceback; they are stopped by
+    this process, which gets it as well.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -230,8 +251,6 @@ def _task(job: Job) -> ShardReport:
     last = [0.0]
 
     def on_row(count: int) -> None:
-        import time
-
         if (now := time.monotonic()) - last[0] > 0.5:
             last[0] = now
             key = [job.identity.modality, job.shard.number, count]

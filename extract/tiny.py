@@ -42,8 +42,9 @@ def make_text_encoder(
     if (folder / RANDOM_MARKER).is_file():
         return folder
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, logging
 
+    logging.disable_progress_bar()
     specials = ["[PAD]", "[CLS]", "[SEP]"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

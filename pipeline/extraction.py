@@ -21,21 +21,19 @@ from extract.shards import find_done, shard_numbers
 from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
 from extract.table import Utterance, write_table
 from extract.worker import Job, ShardReport, peak_memory
-from pipeline.extraction_plan import Console, DatasetPlan, ModalityPlan, Request
+from pipeline.extraction_plan import Console, DatasetPlan, ModalityPlan
 
 _LIBRARIES = ("torch", "transformers", "openai-whisper", "open_clip_torch", "av", "h5py", "numpy")
 
 
-def extract_dataset(
-    planned: DatasetPlan, request: Request, cluster: Cluster, console: Console
-) -> Summary:
+def extract_dataset(planned: DatasetPlan, cluster: Cluster, console: Console) -> Summary:
     """Write the table, encode what is planned, and sum up what the cache then holds.
 
     Raises:
         ExtractError: the workers do not start, or an error that every shard would meet.
     """
     began = time.monotonic()
-    name = planned.entry.name
+    request, name = planned.request, planned.entry.name
     write_table(planned.corpus.table, request.cache / name / "utterances.parquet")
     for one in planned.modalities:
         if request.fresh and one.folder.exists():
@@ -53,7 +51,7 @@ def extract_dataset(
             for one in planned.modalities
             for job in _jobs(one, planned.settings, cluster.device, cluster.threads)
         ]
-        with console.progress(f"{name}: extracting", total, "rows") as advance:
+        with console.progress(f"{name}: extracting", total, "items") as advance:
             failures = run_jobs(client, jobs, on_rows=advance, on_shard=reports.append)
     summary = Summary(
         dataset=name,

@@ -102,6 +102,7 @@ class ModalityPlan:
 class DatasetPlan:
     """One dataset, ready to be extracted."""
 
+    request: Request
     entry: DatasetEntry
     corpus: Corpus
     utterances: list[Utterance]
@@ -166,7 +167,7 @@ def plan_dataset(request: Request, console: Console) -> DatasetPlan:
         one = _plan_modality(request, entry, everyone, settings, name, info, preset)
         _warn_if_absent(one, request.data_root, console)
         plans.append(one)
-    return DatasetPlan(entry, corpus, everyone, settings, plans)
+    return DatasetPlan(request, entry, corpus, everyone, settings, plans)
 
 
 def fetch_encoders(request: Request) -> dict[str, str]:

@@ -17,6 +17,7 @@ from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.weights import (
     Memo,
     digest_of_files,
+    fetch,
     find_model_folder,
     has_random_weights,
     read_config,
@@ -88,15 +89,8 @@ def _published(reference: str, spec: str, memo: Memo) -> dict[str, Any]:
         if tag not in open_clip.list_pretrained_tags_by_model(arch):
             known = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
             raise ExtractError(f"encoder {spec}: no weights {tag!r} for {arch} (known: {known})")
-        try:
-            weights = open_clip.download_pretrained(open_clip.get_pretrained_cfg(arch, tag))
-        except Exception as error:  # hub, HTTP and file errors of several libraries
-            cause = str(error).strip().splitlines()[0]
-            raise ExtractError(
-                f"encoder {spec}: could not be fetched ({cause}); give open_clip:local-dir:DIR, "
-                "or fetch it once with a network: egmf-extract --fetch-only"
-            ) from error
-        return {"weights": str(Path(weights).resolve()), "dim": config["embed_dim"]}
+        weights = _fetch(open_clip.get_pretrained_cfg(arch, tag), spec)
+        return {"weights": str(weights.resolve()), "dim": config["embed_dim"]}
 
     key = f"open_clip {reference}"
     found: dict[str, Any] = memo.fact(key, find)
@@ -104,6 +98,31 @@ def _published(reference: str, spec: str, memo: Memo) -> dict[str, Any]:
         memo.forget(key)
         found = memo.fact(key, find)
     return found
+
+
+def _fetch(config: dict[str, Any], spec: str) -> Path:
+    """Return the weights file that open_clip's own list gives for a tag, fetched if need be."""
+    what = f"encoder {spec}"
+    if hub := config.get("hf_hub"):
+        name, _, file = hub.rpartition("/")
+        names = [file] if file else list(_WEIGHTS)
+
+        def found(folder: Path) -> list[Path]:
+            return [folder / name for name in names if (folder / name).is_file()]
+
+        weights = found(fetch(name, what, names, lambda folder: bool(found(folder))))
+        if weights:
+            return weights[0]
+    import open_clip
+
+    try:
+        return Path(open_clip.download_pretrained(config))
+    except Exception as error:  # hub, HTTP and file errors of several libraries
+        cause = str(error).strip().splitlines()[0]
+        raise ExtractError(
+            f"{what}: could not be fetched ({cause}); give open_clip:local-dir:DIR, or fetch it "
+            "once with a network: egmf-extract --fetch-only"
+        ) from error
 
 
 class ClipVisual:

@@ -94,7 +94,7 @@ def find_model_folder(reference: str, what: str, patterns: list[str], needed: st
     if not folder.exists():
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference) or reference.startswith("."):
             raise ExtractError(f"{what}: no directory {reference}; check the path")
-        folder = _hub_folder(reference, what, patterns, needed)
+        folder = fetch(reference, what, patterns, lambda there: (there / needed).is_file())
     if not (folder / needed).is_file():
         raise ExtractError(f"{what}: {folder} is not a model directory: it holds no {needed}")
     return folder.resolve()
@@ -115,14 +115,25 @@ def read_config(path: Path, spec: str) -> dict[str, Any]:
     return config
 
 
-def _hub_folder(name: str, what: str, patterns: list[str], needed: str) -> Path:
+def fetch(name: str, what: str, patterns: list[str], complete: Callable[[Path], bool]) -> Path:
+    """Return the folder of the hub's cache that holds a model, fetching it unless it is there.
+
+    Args:
+        name: The model's hub id.
+        what: What it is for, to begin messages with.
+        patterns: Which of its files to fetch.
+        complete: Tells whether what the cache holds is all of them.
+
+    Raises:
+        ExtractError: there is no such model, or the hub cannot be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
         weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-        if (folder / needed).is_file() and weights:
+        if weights and complete(folder):
             return folder
     except LocalEntryNotFoundError:
         pass  # not in the hub's cache: fetch it
@@ -131,7 +142,7 @@ def _hub_folder(name: str, what: str, patterns: list[str], needed: str) -> Path:
     except Exception as error:  # the hub's client raises its own and its HTTP library's errors
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExtractError(
-            f"{what}: {name} is neither a directory here nor could it be fetched from the "
-            f"hub ({cause}); give a local directory, or fetch it once with a network: "
+            f"{what}: {name} is neither a directory here nor could it be fetched from the hub "
+            f"({cause}); give a local directory, or fetch it once with a network: "
             "egmf-extract --fetch-only"
         ) from error

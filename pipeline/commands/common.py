@@ -6,6 +6,7 @@ A user's error is one line and exit code 1; a traceback means a defect of ours.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -46,16 +47,21 @@ def run_command(command: Callable[..., None]) -> None:
 
     Errors of `USER_ERRORS` become `error: ...` on standard error and exit code 1.
     """
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except USER_ERRORS as error:
+            note(f"error: {error}")
+            raise typer.Exit(EXIT_USER_ERROR) from None
+        except KeyboardInterrupt:
+            note("stopped; the same command goes on where it was")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(command)
-    try:
-        app()
-    except USER_ERRORS as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(EXIT_USER_ERROR) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on", err=True)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    app.command()(guarded)
+    app()
 
 
 def note(message: str, *, quiet: bool = False) -> None:
@@ -120,18 +126,21 @@ class _Lines:
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._done = 0
-        self._started = self._shown = time.monotonic()
+        self._done = self._before = 0
+        self._started: float | None = None
+        self._shown = time.monotonic()
 
     def __call__(self, count: int) -> None:
         self._done += count
         now = time.monotonic()
+        if self._started is None:  # what came before the first units is no measure of their rate
+            self._started, self._before = now, self._done
         if self._done < self._total and now - self._shown < LINE_SECONDS:
             return
         self._shown = now
-        rate = self._done / max(now - self._started, 1e-9)
-        left = (self._total - self._done) / max(rate, 1e-9)
+        rate = (self._done - self._before) / max(now - self._started, 1e-9)
+        left = f"{(self._total - self._done) / rate:.0f} s left" if rate else "time left unknown"
         note(
             f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, "
-            f"{rate:.1f} {self._unit}/s, {left:.0f} s left"
+            f"{rate:.1f} {self._unit}/s, {left}"
         )

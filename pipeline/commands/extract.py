@@ -177,8 +177,7 @@ def extract(
     summaries = []
     with Cluster(device.value if device else None, workers, scheduler) as cluster:
         for request in requests:
-            planned = plan_dataset(request, console)
-            summary = extract_dataset(planned, request, cluster, console)
+            summary = extract_dataset(plan_dataset(request, console), cluster, console)
             _show(summary, as_json=as_json, quiet=quiet)
             summaries.append(summary)
     if failures := [line for summary in summaries for line in summary.failures]:
@@ -256,8 +255,8 @@ def _show(summary: Summary, *, as_json: bool, quiet: bool) -> None:
     phases = ", ".join(f"{name} {value:.1f}" for name, value in summary.seconds_by_phase.items())
     rates = f"{summary.rate() or 0:.1f} a second ({summary.rate_without_loading() or 0:.1f}"
     terminal.print(
-        f"{summary.encoded():,} rows in {summary.seconds:.1f} s: {rates} without starting "
-        "workers and loading models)\n"
+        f"{summary.encoded():,} items (utterance x modality) in {summary.seconds:.1f} s: "
+        f"{rates} without starting workers and loading models)\n"
         f"seconds by phase, over all workers: {phases}\n"
         f"peak memory, all processes: {summary.peak_memory / 2**30:.2f} GiB",
         markup=False,
