@@ -1,6 +1,7 @@
 """What each modality shows: its own cue, readable, and nothing of the others."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -73,6 +74,15 @@ def test_tokenizer_texts_hold_every_word():
             *lexicon.degrees,
         )
         assert [part for part in parts if part not in texts] == []
+
+
+def test_tokenizer_texts_keep_chinese_words_apart():
+    lexicon = LEXICONS["zh"]
+    degrees, feelings = sum(lexicon.degrees, ()), sum(lexicon.feelings.values(), ())
+    runs = set(re.findall(r"[\u4e00-\u9fff]+", "".join(all_texts())))
+    assert set(degrees) | set(feelings) <= runs
+    glued = {degree + feeling for degree, feeling in itertools.product(degrees, feelings)}
+    assert not [run for run in runs if any(pair in run for pair in glued)]
 
 
 def test_rhythm_lasts_one_to_three_seconds():

@@ -151,7 +151,9 @@ def count_syllables(text: str, language: Language) -> int:
 def all_texts() -> list[str]:
     """Return sentences that hold every word in its place, for training a tokenizer."""
     texts = []
-    for lexicon in LEXICONS.values():
+    for language, lexicon in LEXICONS.items():
+        # Chinese has no spaces: without these, whole sentences would become single tokens.
+        pause = "，" if language == "zh" else ""
         clauses = list(chain.from_iterable(lexicon.scenes))
         degrees = chain.from_iterable(lexicon.degrees)
         feelings = chain.from_iterable(lexicon.feelings.values())
@@ -160,7 +162,7 @@ def all_texts() -> list[str]:
                 lexicon.patterns[number % len(lexicon.patterns)].format(
                     opening=lexicon.openings[number % len(lexicon.openings)],
                     clause=clauses[number % len(clauses)],
-                    degree=degree,
+                    degree=f"{pause}{degree}{pause}",
                     feeling=feeling,
                 )
             )
