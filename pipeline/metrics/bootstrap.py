@@ -19,7 +19,7 @@ Statistic = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
 """Maps truth and predictions `[..., rows]` to scores `[...]`."""
 
 _CHUNK = 1 << 13
-"""Values drawn and scored at once: larger arrays cost more in fresh memory than they save in calls."""
+"""Values scored at once: the fresh memory of larger arrays costs more than the calls they save."""
 
 
 @dataclass(frozen=True)

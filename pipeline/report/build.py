@@ -67,7 +67,8 @@ def _texts(
             if "csv" in formats:
                 texts.append((f"tables/{table.name}.csv", csv_text(table)))
             if "latex" in formats:
-                texts.append((f"tables/{table.name}.tex", latex_text(table, notes)))
+                caption = f"{section.title}: {table.title}"
+                texts.append((f"tables/{table.name}.tex", latex_text(table, caption, notes)))
     return texts
 
 

@@ -52,10 +52,11 @@ def csv_text(table: Table) -> str:
     return buffer.getvalue()
 
 
-def latex_text(table: Table, notes: Sequence[str]) -> str:
-    r"""Return a `table` float for booktabs and array, with its notes below.
+def latex_text(table: Table, caption: str, notes: Sequence[str]) -> str:
+    r"""Return a `table` float with its notes below; it needs booktabs, array and graphicx.
 
-    Text columns after the first are paragraphs, so that a long protocol note wraps.
+    A table wider than the line is shrunk to it. Where several columns hold text, all but the first
+    are paragraphs, so that a long note on a protocol wraps.
     """
     texts = [column for column in table.columns if not column.numeric]
     wide = len(texts) > 2
@@ -66,8 +67,9 @@ def latex_text(table: Table, notes: Sequence[str]) -> str:
     lines = [
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{latex_escape(table.title)}}}",
+        rf"\caption{{{latex_escape(caption)}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
         r"\toprule",
         _latex_line(column.title for column in table.columns),
@@ -81,7 +83,7 @@ def latex_text(table: Table, notes: Sequence[str]) -> str:
         cells = (rf"\textbf{{{latex_escape(cell.text)}}}" if cell.best else latex_escape(cell.text)
                  for cell in row.cells)  # fmt: skip
         lines.append(" & ".join(cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
     lines += [rf"\par\smallskip\raggedright {latex_escape(note)}" for note in notes]
     return "\n".join([*lines, r"\end{table}", ""])
 
