@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -80,50 +81,51 @@ def text_rows(utterances: Iterable[Utterance]) -> list[Row]:
     return rows
 
 
-def media_rows(
-    utterances: Iterable[Utterance],
-    stream: str,
-    root: Path,
-    *,
-    hash_media: bool = False,
-    allow_symlinks: bool = False,
-) -> list[Row]:
-    """Return the file and span of each utterance's `audio` or `video`.
+class MediaFiles:
+    """The files of a corpus, each looked at once, however many streams and spans it holds.
 
     Args:
-        utterances: The table's rows.
-        stream: `audio` or `video`.
         root: Folder that the table's paths are relative to.
         hash_media: Tell files apart by contents instead of size and modification time.
         allow_symlinks: Follow links that lead out of `root`.
     """
-    return [
-        _media_row(
-            one, one.audio if stream == "audio" else one.video, root, hash_media, allow_symlinks
-        )
-        for one in utterances
-    ]
 
+    def __init__(
+        self, root: Path, *, hash_media: bool = False, allow_symlinks: bool = False
+    ) -> None:
+        self._root, self._hash, self._allow_symlinks = root, hash_media, allow_symlinks
+        self._seen: dict[str, tuple[Path, str] | str] = {}
 
-def _media_row(
-    one: Utterance, file: str | None, root: Path, hash_media: bool, allow_symlinks: bool
-) -> Row:
-    if file is None:
-        absent = SetAside(one.id, "", "table", "no file in the table")
-        return Row(one.id, one.split, ABSENT, absent=absent)
-    try:
-        path = resolve_inside(root, file, allow_symlinks=allow_symlinks)
-        status = path.stat()
-        what = sha256_of(path) if hash_media else f"{status.st_size} {status.st_mtime_ns}"
-    except FileNotFoundError:
-        reason = "no such file"
-    except (ExtractError, OSError) as error:
-        reason = str(error)
-    else:
-        digest = f"{what} {one.start} {one.end}"
+    def rows(self, utterances: Iterable[Utterance], stream: Literal["audio", "video"]) -> list[Row]:
+        """Return the file and span of each utterance's `audio` or `video`."""
+        return [self._row(one, one.audio if stream == "audio" else one.video) for one in utterances]
+
+    def _row(self, one: Utterance, file: str | None) -> Row:
+        if file is None:
+            absent = SetAside(one.id, "", "table", "no file in the table")
+            return Row(one.id, one.split, ABSENT, absent=absent)
+        if file not in self._seen:
+            self._seen[file] = self._look_at(file)
+        found = self._seen[file]
+        if isinstance(found, str):
+            absent = SetAside(one.id, file, "open", found)
+            return Row(one.id, one.split, ABSENT, file=file, absent=absent)
+        path, contents = found
+        digest = f"{contents} {one.start} {one.end}"
         return Row(one.id, one.split, digest, path=path, file=file, start=one.start, end=one.end)
-    absent = SetAside(one.id, file, "open", reason)
-    return Row(one.id, one.split, ABSENT, file=file, absent=absent)
+
+    def _look_at(self, file: str) -> tuple[Path, str] | str:
+        """Return a file's path and what tells its contents, or why it cannot be read."""
+        try:
+            path = resolve_inside(self._root, file, allow_symlinks=self._allow_symlinks)
+            status = path.stat()
+            if self._hash:
+                return path, sha256_of(path)
+            return path, f"{status.st_size} {status.st_mtime_ns}"
+        except FileNotFoundError:
+            return "no such file"
+        except (ExtractError, OSError) as error:
+            return str(error)
 
 
 def rows_in_a_shard(wanted: int, info: EncoderInfo, settings: Settings, rows: list[Row]) -> int:

@@ -17,7 +17,7 @@ from extract.encoders.base import EncoderInfo, Settings
 from extract.encoders.registry import MODALITIES, resolve_encoder
 from extract.encoders.weights import Memo
 from extract.features import feature_set_folder, fingerprint_of
-from extract.plan import Plan, Row, make_plan, media_rows, rows_in_a_shard, text_rows
+from extract.plan import MediaFiles, Plan, Row, make_plan, rows_in_a_shard, text_rows
 from extract.shards import Identity
 from extract.table import Utterance, utterances
 from pipeline.corpus import Corpus, build_table
@@ -162,9 +162,12 @@ def plan_dataset(request: Request, console: Console) -> DatasetPlan:
     settings = Settings(max_seconds=entry.max_seconds, dtype=request.dtype)
     preset = request.preset_for(entry)
     encoders = find_encoders(preset, modalities, request.specs, request.cache, settings)
+    files = MediaFiles(
+        request.data_root, hash_media=request.hash_media, allow_symlinks=request.allow_symlinks
+    )
     plans = []
     for name, info in encoders.items():
-        one = _plan_modality(request, entry, everyone, settings, name, info, preset)
+        one = _plan_modality(request, entry, everyone, files, settings, name, info, preset)
         _warn_if_absent(one, request.data_root, console)
         plans.append(one)
     return DatasetPlan(request, entry, corpus, everyone, settings, plans)
@@ -249,6 +252,7 @@ def _plan_modality(
     request: Request,
     entry: DatasetEntry,
     everyone: list[Utterance],
+    files: MediaFiles,
     settings: Settings,
     modality: str,
     info: EncoderInfo,
@@ -257,13 +261,7 @@ def _plan_modality(
     if modality == "text":
         rows = text_rows(everyone)
     else:
-        rows = media_rows(
-            everyone,
-            "audio" if modality == "audio" else "video",
-            request.data_root,
-            hash_media=request.hash_media,
-            allow_symlinks=request.allow_symlinks,
-        )
+        rows = files.rows(everyone, "audio" if modality == "audio" else "video")
     fingerprint = fingerprint_of(info.ingredients())
     folder = feature_set_folder(request.cache, entry.name, modality, info.slug, fingerprint)
     wanted = ROWS_PER_SHARD if entry.generator is None else ROWS_PER_SHARD_OF_A_DEMO

@@ -6,8 +6,10 @@ A user's error is one line and exit code 1; a traceback means a defect of ours.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ EXIT_USER_ERROR = 1
 EXIT_SET_ASIDE = 3
 EXIT_INTERRUPTED = 130
 LINE_SECONDS = 10.0
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 Advance = Callable[[int], None]
 
@@ -45,7 +48,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 def run_command(command: Callable[..., None]) -> None:
     """Run one typer command as a console script; never returns.
 
-    Errors of `USER_ERRORS` become `error: ...` on standard error and exit code 1.
+    Errors of `USER_ERRORS`, and a disk that is full or may not be written, become `error: ...` on
+    standard error and exit code 1.
     """
 
     @functools.wraps(command)
@@ -54,6 +58,12 @@ def run_command(command: Callable[..., None]) -> None:
             command(*args, **options)
         except USER_ERRORS as error:
             note(f"error: {error}")
+            raise typer.Exit(EXIT_USER_ERROR) from None
+        except OSError as error:
+            if error.errno not in _DISK_TROUBLE:
+                raise
+            where = error.filename or "the disk that this run writes to"
+            note(f"error: {where}: {os.strerror(error.errno).lower()}; see to it and run again")
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
             note("stopped; the same command goes on where it was")
