@@ -107,7 +107,7 @@ def draw_gates(
 
 def draw_training(name: str, runs: Sequence[Run]) -> list[Drawing]:
     """Draw the training loss by step and the validation score by epoch, one line a seed."""
-    losses = {run.result.seed: _smoothed(run.steps()) for run in runs}
+    losses = {run.result.seed: _losses(run) for run in runs}
     scores = {run.result.seed: _points(run.epochs(), "epoch", "selection") for run in runs}
     best = {run.result.seed: run.result.best_epoch for run in runs}
     found = []
@@ -142,7 +142,9 @@ def draw_scores(name: str, truth: NDArray[np.float64], predicted: NDArray[np.flo
         axes.plot([-limit, limit], [-limit, limit], color=MUTED, linewidth=1, dashes=(4, 3))
         axes.axhline(0, color=GRID, linewidth=0.8)
         axes.axvline(0, color=GRID, linewidth=0.8)
-        axes.scatter(truth, predicted, s=11, color=ACCENT, alpha=0.6, linewidths=0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.scatter(truth, predicted, s=13, color=ACCENT, alpha=0.6, linewidths=0)
         axes.set(xlabel="True score", ylabel="Predicted score", xlim=(-limit * 1.05, limit * 1.05))
         axes.tick_params(length=0)
         shown = f"{total:,} utterances" if total == len(truth) else f"{len(truth):,} of {total:,}"
@@ -234,8 +236,9 @@ def _points(entries: Sequence[Mapping[str, Any]], across: str, up: str) -> list[
     return [(float(entry[across]), float(entry[up])) for entry in complete]
 
 
-def _smoothed(steps: Sequence[Mapping[str, Any]]) -> list[Point]:
-    points = _points(steps, "step", "loss")
+def _losses(run: Run) -> list[Point]:
+    """Return the running mean of the loss by step, or by epoch where no step was logged."""
+    points = _points(run.steps(), "step", "loss") or _points(run.epochs(), "step", "train_loss")
     window = max(1, len(points) // _SMOOTHED)
     chunks = [points[start : start + window] for start in range(0, len(points), window)]
     return [(float(x), float(y)) for x, y in (np.mean(chunk, axis=0) for chunk in chunks)]
