@@ -91,18 +91,26 @@ class HfText:
         logging.disable_progress_bar()
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(info.location, local_files_only=True)
-            model = AutoModel.from_pretrained(
+            model, loading = AutoModel.from_pretrained(
                 info.location,
                 local_files_only=True,
                 dtype=getattr(torch, info.dtype),
                 attn_implementation="eager",
+                output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        except Exception as error:  # of transformers, tokenizers and safetensors, each its own
             cause = str(error).strip().splitlines()[0]
             raise ExtractError(
                 f"encoder {info.spec}: {info.location} does not load as a transformers model: "
                 f"{cause}"
             ) from error
+        # What a file lacks would be drawn at random; the pooler alone is not used here.
+        missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
+        if missing:
+            raise ExtractError(
+                f"encoder {info.spec}: {info.location} lacks {len(missing)} of the model's weights "
+                f"(such as {missing[0]}): the files are incomplete, or of another model"
+            )
         self._model = model.to(device).eval()
         self._device = device
         self._layer: int | None = info.preprocessing["layer"]

@@ -118,6 +118,9 @@ class WhisperAudio:
             ) from error
         self._dtype = getattr(torch, info.dtype)
         self._encoder = model.encoder.to(device, self._dtype).eval()
+        for module in self._encoder.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.float()  # Whisper normalises in single precision whatever it computes in
         self._mels, self._window = model.dims.n_mels, model.dims.n_audio_ctx  # window in rows
         self._device = device
         self.batch_size = _BATCH[device.partition(":")[0]]

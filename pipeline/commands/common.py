@@ -24,7 +24,15 @@ EXIT_USER_ERROR = 1
 EXIT_SET_ASIDE = 3
 EXIT_INTERRUPTED = 130
 LINE_SECONDS = 10.0
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_PATH_TROUBLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+)
 
 Advance = Callable[[int], None]
 
@@ -48,8 +56,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 def run_command(command: Callable[..., None]) -> None:
     """Run one typer command as a console script; never returns.
 
-    Errors of `USER_ERRORS`, and a disk that is full or may not be written, become `error: ...` on
-    standard error and exit code 1.
+    Errors of `USER_ERRORS`, and a disk that is full or a place that cannot be written, become
+    `error: ...` on standard error and exit code 1.
     """
 
     @functools.wraps(command)
@@ -60,7 +68,7 @@ def run_command(command: Callable[..., None]) -> None:
             note(f"error: {error}")
             raise typer.Exit(EXIT_USER_ERROR) from None
         except OSError as error:
-            if error.errno not in _DISK_TROUBLE:
+            if error.errno not in _PATH_TROUBLE:
                 raise
             where = error.filename or "the disk that this run writes to"
             note(f"error: {where}: {os.strerror(error.errno).lower()}; see to it and run again")
