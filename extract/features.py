@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +64,7 @@ class Description:
     preset: str | None
     versions: Mapping[str, str]
     created: str
+    imported_from: Mapping[str, str] = field(default_factory=dict)  # file name: its SHA-256
     format_version: int = FORMAT_VERSION
 
 

@@ -1,0 +1,1 @@
+"""Features that others computed: readers of the forms in which the field publishes them."""
