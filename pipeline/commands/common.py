@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -59,6 +59,35 @@ def run_command(command: Callable[..., None]) -> None:
     Errors of `USER_ERRORS`, and a disk that is full or a place that cannot be written, become
     `error: ...` on standard error and exit code 1.
     """
+    app = _app()
+    app.command()(_guarded(command))
+    app()
+
+
+def run_verbs(title: str, verbs: Mapping[str, Callable[..., None]]) -> None:
+    """Run a console script of several verbs, each a typer command; never returns.
+
+    Args:
+        title: What the script does, for its help.
+        verbs: What each verb runs.
+    """
+    app = _app()
+
+    @app.callback(help=title)
+    def script(version: Version = False) -> None:
+        pass
+
+    for verb, command in verbs.items():
+        app.command(verb)(_guarded(command))
+    app()
+
+
+def _app() -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what a user can mend into one line and an exit code."""
 
     @functools.wraps(command)
     def guarded(*args: Any, **options: Any) -> None:
@@ -77,9 +106,7 @@ def run_command(command: Callable[..., None]) -> None:
             note("stopped; the same command goes on where it was")
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(guarded)
-    app()
+    return guarded
 
 
 def note(message: str, *, quiet: bool = False) -> None:
