@@ -29,6 +29,7 @@ _TOPIC = "egmf-rows"
 _TASKS_A_WORKER = 2  # one runs, one waits, so that a worker is never idle between shards
 _CPU_THREADS = 2  # that read ahead; on a CPU the encoder needs the core itself
 _MOST_THREADS = 16
+_ANSWER_SECONDS = 20  # a scheduler that has not answered by then is not there
 _CONFIG = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
@@ -158,7 +159,7 @@ def _remote_client(address: str) -> Iterator[Client]:
     from distributed import Client
 
     try:
-        client = Client(address, timeout="20s")
+        client = Client(address, timeout=_ANSWER_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
         raise ExtractError(f"no dask scheduler answers at {address}: {error}") from error
     with client:

@@ -1,0 +1,254 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract import engine, files, worker
+from extract.engine import Cluster, find_device, run_jobs
+from extract.errors import ExtractError
+from extract.files import remove_stale
+from extract.shards import Shard, read_sidecar, shard_numbers, shard_path, sidecar_path
+from extract.worker import Job, ShardReport, encode_shard
+from tests.helpers_extract import audio_folder, audio_jobs, list_corpus, make_model, write_corpus
+
+COUNT = 42  # utterances: eleven shards
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    write_corpus(folder / "root", COUNT)
+    make_model(folder)
+    return folder
+
+
+def jobs(place: Path, cache: Path) -> list[Job]:
+    model = place / "whisper" / "whisper.pt"
+    return audio_jobs(cache, model, place / "root", list_corpus(COUNT))
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.h5"))}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster("cpu", 2, None) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Path, cluster: Cluster) -> tuple[Path, list[ShardReport], list[int]]:
+    """Run the whole corpus once; return its folder, the reports and what progress said."""
+    cache = place / "undisturbed"
+    todo = jobs(place, cache)
+    reports: list[ShardReport] = []
+    progress: list[int] = []
+    client = cluster.start(len(todo))
+    assert run_jobs(client, todo, on_rows=progress.append, on_shard=reports.append) == []
+    return audio_folder(cache, place / "whisper" / "whisper.pt")[0], reports, progress
+
+
+def test_every_utterance_is_in_its_shard(undisturbed: tuple) -> None:
+    folder, reports, progress = undisturbed
+    assert shard_numbers(folder) == list(range(11))
+    assert sum(progress) == COUNT
+    assert sum(report.utterances for report in reports) == COUNT
+    sidecar = read_sidecar(sidecar_path(folder, 0))
+    assert sidecar.ids == ["u0", "u1", "u2", "u3"]
+    # 0.3, 0.4 and 0.6 s at fifty rows a second; the third file is empty
+    assert sidecar.rows == [15, 20, 0, 30]
+    assert [(one.id, one.file, one.stage, one.reason) for one in sidecar.quarantined] == [
+        ("u2", "002.wav", "open", "empty file")
+    ]
+    second = read_sidecar(sidecar_path(folder, 1))
+    assert [(one.id, one.reason) for one in second.quarantined] == [("u4", "no such file")]
+    with Shard(shard_path(folder, 0), sidecar.fingerprint) as shard:
+        value = shard.read(3).value
+    assert value.shape == (30, 32)
+    assert value.dtype == np.float16
+
+
+def test_reports_are_small_and_say_what_took_how_long(undisturbed: tuple) -> None:
+    _, reports, _ = undisturbed
+    assert {report.pid for report in reports}.isdisjoint({os.getpid()})
+    for report in reports:
+        assert {"decode", "preprocess", "encode", "write", "wait"} <= set(report.seconds)
+        assert report.size > 0
+        assert report.peak_memory > 50e6
+    assert sum(report.features for report in reports) == COUNT - 2
+
+
+def test_one_process_writes_the_same_bytes_as_two(undisturbed: tuple, place: Path) -> None:
+    cache = place / "one-process"
+    for job in jobs(place, cache)[:3]:
+        encode_shard(job)
+    folder, _ = audio_folder(cache, place / "whisper" / "whisper.pt")
+    expected = shard_bytes(undisturbed[0])
+    assert shard_bytes(folder) == {name: expected[name] for name in list(expected)[:3]}
+
+
+def test_a_worker_that_is_killed_costs_nothing(
+    undisturbed: tuple, place: Path, cluster: Cluster
+) -> None:
+    cache = place / "died-once"
+    todo = jobs(place, cache)
+    client = cluster.start(len(todo))
+    killed: list[int] = []
+
+    def kill_the_first(report: ShardReport) -> None:
+        if not killed:
+            killed.append(report.pid)
+            os.kill(report.pid, signal.SIGKILL)
+
+    assert run_jobs(client, todo, on_rows=lambda _: None, on_shard=kill_the_first) == []
+    assert len(killed) == 1
+    folder, _ = audio_folder(cache, place / "whisper" / "whisper.pt")
+    assert shard_bytes(folder) == shard_bytes(undisturbed[0])
+
+
+def crash_on(name: str) -> None:
+    """Let this worker process die where it reads a file of that name."""
+    read = worker.read_audio
+
+    def read_or_die(path: Path, *args, **options):
+        if path.name == name:
+            os._exit(11)
+        return read(path, *args, **options)
+
+    worker.read_audio = read_or_die
+
+
+def test_a_shard_that_kills_its_worker_twice_is_named_and_the_rest_goes_on(
+    place: Path, cluster: Cluster
+) -> None:
+    from distributed import WorkerPlugin
+
+    class Crash(WorkerPlugin):
+        name = "crash"
+
+        def setup(self, worker: object) -> None:
+            crash_on("009.wav")
+
+    cache = place / "dies-always"
+    todo = jobs(place, cache)[:5]
+    client = cluster.start(len(todo))
+    client.register_plugin(Crash())
+    failures = run_jobs(client, todo, on_rows=lambda _: None, on_shard=lambda _: None)
+    assert len(failures) == 1
+    assert "audio shard 00002 could not be written" in failures[0]
+    assert "held utterances u8 to u11" in failures[0]
+    folder, _ = audio_folder(cache, place / "whisper" / "whisper.pt")
+    assert shard_numbers(folder) == [0, 1, 3, 4]
+
+
+def start(place: Path, cache: Path) -> subprocess.Popen[bytes]:
+    arguments = [place / "whisper" / "whisper.pt", place / "root", cache, COUNT]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers_extract", *map(str, arguments)],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_a_run_killed_half_way_goes_on_to_the_same_bytes(undisturbed: tuple, place: Path) -> None:
+    cache = place / "killed"
+    folder, _ = audio_folder(cache, place / "whisper" / "whisper.pt")
+    run = start(place, cache)
+    deadline = time.monotonic() + 100
+    while len(shard_numbers(folder)) < 2:
+        assert run.poll() is None, run.stderr and run.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    finished = shard_numbers(folder)
+    assert 2 <= len(finished) < 11
+    written = {number: shard_path(folder, number).stat().st_mtime_ns for number in finished}
+
+    again = start(place, cache)
+    assert again.wait(timeout=120) == 0, again.stderr and again.stderr.read().decode()
+    assert shard_bytes(folder) == shard_bytes(undisturbed[0])
+    for number in finished:
+        assert shard_path(folder, number).stat().st_mtime_ns == written[number]
+    remove_stale(folder)
+    assert list(folder.glob("*.tmp")) == []
+
+
+def die_at_rename(job: Job, after: int) -> None:
+    """Encode a shard, and die at the given rename: 0 is the shard's, 1 its sidecar's."""
+    renames = [0]
+    replace = Path.replace
+
+    def replace_or_die(self: Path, target: Path) -> Path:
+        if renames[0] == after:
+            os._exit(9)
+        renames[0] += 1
+        return replace(self, target)
+
+    Path.replace = replace_or_die  # type: ignore[method-assign]
+    encode_shard(job)
+
+
+@pytest.mark.parametrize(("after", "left"), [(0, []), (1, ["00000.h5"])])
+def test_death_while_a_shard_is_published_leaves_it_undone(
+    place: Path, tmp_path: Path, after: int, left: list[str]
+) -> None:
+    every = list_corpus(4)
+    model = place / "whisper" / "whisper.pt"
+    # No file is there, so that no encoder is loaded and a fork is safe.
+    todo = audio_jobs(tmp_path / "cache", model, tmp_path / "no-root", every)
+    child = multiprocessing.get_context("fork").Process(target=die_at_rename, args=(todo[0], after))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 9
+    folder, _ = audio_folder(tmp_path / "cache", model)
+    assert [path.name for path in folder.glob("*.h5")] == left
+    assert shard_numbers(folder) == []
+    assert remove_stale(folder) == 1
+
+    assert len(audio_jobs(tmp_path / "cache", model, tmp_path / "no-root", every)) == 1
+    encode_shard(todo[0])
+    assert audio_jobs(tmp_path / "cache", model, tmp_path / "no-root", every) == []
+    assert read_sidecar(sidecar_path(folder, 0)).rows == [0, 0, 0, 0]
+
+
+def test_a_disk_that_is_full_is_a_plain_error(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    model = place / "whisper" / "whisper.pt"
+    todo = audio_jobs(tmp_path / "cache", model, tmp_path / "no-root", list_corpus(4))
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(ExtractError, match=r"00000\.h5: cannot be written: no space is left"):
+        encode_shard(todo[0])
+    monkeypatch.undo()
+    folder, _ = audio_folder(tmp_path / "cache", model)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    import torch
+
+    assert find_device("cpu") == ("cpu", 1)
+    if not torch.cuda.is_available():
+        with pytest.raises(ExtractError, match="no such device; use --device cpu"):
+            find_device("cuda")
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_ANSWER_SECONDS", 1)
+    with (
+        Cluster("cpu", None, "tcp://127.0.0.1:1") as nowhere,
+        pytest.raises(ExtractError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:1"),
+    ):
+        nowhere.start(1)

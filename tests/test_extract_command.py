@@ -1,0 +1,204 @@
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract.features import list_feature_sets
+from extract.table import read_table
+from pipeline.commands.extract import main
+from tests.helpers_media import grey, tone, write_clip, write_wav
+
+MANIFEST = """
+datasets:
+  mine:
+    title: Mine
+    task: classification
+    language: en
+    labels:
+      - {name: sad, en: sad, zh: 悲伤}
+      - {name: glad, en: glad, zh: 高兴}
+    layout: {reader: table, folder: ., table: table.csv}
+    protocol: emotion
+    max_seconds: 2
+"""
+TEXTS = ["so it goes", "how lovely", "", "why not?", "again", "no", "well then", "last"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write eight clips, some of them broken, with a table and a manifest."""
+    folder = tmp_path_factory.mktemp("corpus")
+    clips = folder / "data" / "clips"
+    clips.mkdir(parents=True)
+    for number in range(8):
+        write_clip(
+            clips / f"{number}.mp4",
+            pictures=[grey(30 + 20 * number)] * 10,
+            sound=tone(1.0, 100 + 50 * number),
+        )
+    write_clip(clips / "1.mp4", pictures=[grey(50)] * 10)
+    write_wav(clips / "2.mp4", tone(1.0))
+    (clips / "3.mp4").write_text("This is no video.\n" * 20)
+    (clips / "4.mp4").unlink()
+    write_clip(clips / "5.mp4", pictures=[grey(90)] * 40, sound=tone(4.0))
+    write_table(folder)
+    (folder / "mine.yaml").write_text(MANIFEST)
+    return folder
+
+
+def write_table(folder: Path, **changed: dict[int, str]) -> None:
+    with (folder / "data" / "table.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "split", "label", "text", "media"])
+        for number, text in enumerate(TEXTS):
+            row = {"split": "train" if number < 5 else "test", "label": "sad", "text": text}
+            row |= {name: values[number] for name, values in changed.items() if number in values}
+            writer.writerow([f"u{number}", *row.values(), f"clips/{number}.mp4"])
+
+
+def run(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str
+) -> tuple[int, str, str]:
+    """Run the command as a console script would; return exit code, output and errors."""
+    arguments = ["egmf-extract", "--cache", str(place / "cache"), "--data-root"]
+    arguments += [str(place / "data"), "--manifest", str(place / "mine.yaml")]
+    if "--dataset" not in options:
+        arguments += ["--dataset", "mine"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--preset", "tiny", "--device", "cpu", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def test_from_clips_to_features(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(place, monkeypatch, capsys, "--dry-run", "--json")
+    plan = json.loads(out)[0]
+    assert (code, plan["utterances"], plan["splits"]) == (0, 8, {"train": 5, "test": 3})
+    assert plan["modalities"]["audio"]["present"] == 7
+    assert plan["modalities"]["text"]["shards_to_write"] == 1
+    assert not (place / "cache" / "mine").exists()
+
+    code, out, err = run(place, monkeypatch, capsys, "--json", "--workers", "1")
+    assert code == 0, err
+    summary = json.loads(out)
+    assert summary["utterances_encoded"] == 24
+    reasons = {one["modality"]: one["reasons"] for one in summary["modalities"]}
+    unreadable = "cannot be opened as media: Invalid data found when processing input"
+    assert reasons == {
+        "text": {"no transcript": 1},
+        "audio": {"no audio stream": 1, unreadable: 1, "no such file": 1},
+        "visual": {"no video stream": 1, unreadable: 1, "no such file": 1},
+    }
+    flags = {one["modality"]: one["flags"] for one in summary["modalities"]}
+    assert flags == {"text": {}, "audio": {"cut_to_2s": 1}, "visual": {"cut_to_2s": 1}}
+    assert "24 of 24 items" in err
+
+    table = read_table(place / "cache" / "mine" / "utterances.parquet")
+    assert table["id"].tolist() == [f"u{number}" for number in range(8)]
+    sets = {one.modality: one for one in list_feature_sets(place / "cache", "mine")}
+    assert {name: one.rows_per_second for name, one in sets.items()} == {
+        "text": None,
+        "audio": 50.0,
+        "visual": 4.0,
+    }
+    assert all(one.random_weights and one.preset == "tiny" for one in sets.values())
+    present = {"text": {2}, "audio": {1, 3, 4}, "visual": {2, 3, 4}}
+    for name, one in sets.items():
+        lengths = one.lengths()
+        assert {n for n in range(8) if lengths[f"u{n}"] == 0} == present[name]
+        reader = one.reader()
+        value, times = reader.read("u0")
+        assert value.shape == (lengths["u0"], one.dim)
+        assert len(times) == len(value)
+        assert np.isfinite(value).all()
+    assert sets["visual"].lengths()["u0"] == 4
+    assert sets["audio"].lengths()["u5"] == 100  # cut to two seconds
+    quarantined = sets["audio"].quarantine()
+    assert ("u1", "train", "clips/1.mp4", "open", "no audio stream") in quarantined
+    assert len((place / "cache" / "mine" / "extract-log.jsonl").read_text().splitlines()) == 1
+
+
+def test_second_run_does_nothing_and_starts_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(place, split={0: "test"}, label={1: "glad"})
+    before = time.monotonic()
+    code, out, _ = run(place, monkeypatch, capsys)
+    assert time.monotonic() - before < 5
+    assert (code, "nothing to do" in out) == (0, True)
+    table = read_table(place / "cache" / "mine" / "utterances.parquet")
+    assert table["split"][0] == "test"
+    assert table["label"][1] == "glad"
+    code, _, _ = run(place, monkeypatch, capsys, "--strict", "--quiet")
+    assert code == 3  # something is set aside
+    write_table(place, text={6: "well now"})
+    _, out, _ = run(place, monkeypatch, capsys, "--dry-run", "--json")
+    plan = json.loads(out)[0]["modalities"]
+    assert {name: one["shards_to_write"] for name, one in plan.items()} == {
+        "text": 1,
+        "audio": 0,
+        "visual": 0,
+    }
+    write_table(place)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset", "mime"], "unknown dataset 'mime' (did you mean 'mine'?)"),
+        (["--modalities", "text,adio"], "unknown modality 'adio' (did you mean 'audio'?)"),
+        (["--text", "hf:/none"], "encoder hf:/none: no directory /none; check the path"),
+        (["--visual", "clip"], "visual encoder 'clip' is not a known spec"),
+        (["--data-root", "/none"], "data root /none is no folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_1(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    code, out, err = run(place, monkeypatch, capsys, *options)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_flag_that_is_none_is_exit_code_2(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(place, monkeypatch, capsys, "--preset", "huge")[0] == 2
+    assert run(place, monkeypatch, capsys, "--limit", "0")[0] == 2
+
+
+def test_a_modality_that_no_row_has_is_said_loudly(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "table.csv").write_bytes((place / "data" / "table.csv").read_bytes())
+    options = ("--data-root", str(tmp_path), "--modalities", "audio", "--dry-run")
+    code, out, err = run(place, monkeypatch, capsys, *options)
+    assert code == 0
+    assert (
+        f"WARNING: audio: none of the 8 rows has a readable file under {tmp_path} "
+        "(first: clips/0.mp4)"
+    ) in err
+    assert "0 present, 8 absent" in out
+
+
+def test_fetch_only_says_where_the_encoders_lie(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(place, monkeypatch, capsys, "--fetch-only", "--json")
+    found = json.loads(out)["mine"]
+    assert code == 0
+    assert Path(found["audio"]).is_file()
+    assert Path(found["text"]).is_dir()
