@@ -21,7 +21,7 @@ from extract.importers.join import Joined, Listed, join
 from extract.importers.npz import npz_parts
 from extract.importers.pickles import pickle_parts
 from extract.importers.store import STAGE, Advance, Source, Stored, store_features
-from extract.importers.tables import table_parts
+from extract.importers.tables import Columns, table_parts
 from extract.plan import ABSENT, Row
 from extract.shards import SetAside
 
@@ -89,12 +89,16 @@ def import_files(
     name = request.name or name_of(paths)
     files = _digests(paths)
     parts: list[Part] = []
-    notes: list[str] = []
+    columns: dict[Columns, str] = {}
     with tempfile.TemporaryDirectory(prefix="egmf-import-") as scratch:
         for number, path in enumerate(paths):
-            found, said = _open(path, request, Path(scratch) / str(number))
+            if path.suffix.lower() in _TABLES:
+                found, chosen = table_parts(path, request.split, _only(request.modalities))
+                columns.setdefault(chosen, path.name)
+            else:
+                found = _parts(path, request, Path(scratch) / str(number))
             parts += found
-            notes += said
+        notes = _column_notes(columns)
         imported = []
         for modality in _chosen(parts, request.modalities, paths):
             own = [part for part in parts if part.modality == modality]
@@ -139,24 +143,42 @@ def _digests(paths: Sequence[Path]) -> dict[str, str]:
     return digests
 
 
-def _open(path: Path, request: Request, scratch: Path) -> tuple[list[Part], list[str]]:
-    """Return a file's parts, and what is to be said of it."""
-    modality = request.modalities[0] if len(request.modalities) == 1 else None
+def _parts(path: Path, request: Request, scratch: Path) -> list[Part]:
+    """Return the parts of a file that is no table."""
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
-        return pickle_parts(path, request.split, scratch), []
+        return pickle_parts(path, request.split, scratch)
     if suffix == ".npz":
-        return npz_parts(path, request.split, modality), []
+        return npz_parts(path, request.split, _only(request.modalities))
     if suffix in _HDF5:
-        return hdf5_parts(path, request.split, modality), []
-    if suffix in _TABLES:
-        parts, columns = table_parts(path, request.split, modality)
-        said = f"{path.name}: features are {', '.join(columns.features)}"
-        if columns.left_out:
-            said += f"; left out are {', '.join(columns.left_out)}"
-        return parts, [said]
+        return hdf5_parts(path, request.split, _only(request.modalities))
     known = sorted({*_PICKLES, ".npz", *_HDF5, *_TABLES})
     raise ExtractError(f"{path}: features are imported from {', '.join(known)} only")
+
+
+def _only(modalities: Sequence[str]) -> str | None:
+    """Return what a file is that does not name its modality."""
+    return modalities[0] if len(modalities) == 1 else None
+
+
+def _column_notes(columns: Mapping[Columns, str]) -> list[str]:
+    """Say which columns of tables became features.
+
+    Raises:
+        ExtractError: the files have different ones, or in another order.
+    """
+    if len({each.features for each in columns}) > 1:
+        first, second = list(columns)[:2]
+        raise ExtractError(
+            f"{columns[first]} and {columns[second]} differ in their columns: "
+            f"{', '.join(first.features)}; {', '.join(second.features)}"
+        )
+    lines = []
+    for each in columns:
+        lines.append(f"features are the columns {', '.join(each.features)}")
+        if each.left_out:
+            lines.append(f"{columns[each]}: left out are {', '.join(each.left_out)}")
+    return list(dict.fromkeys(lines))
 
 
 def _chosen(parts: Sequence[Part], wanted: Sequence[str], paths: Sequence[Path]) -> list[str]:

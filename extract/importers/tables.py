@@ -56,7 +56,7 @@ def table_parts(path: Path, split: str | None, modality: str | None) -> tuple[li
             f"{path} has no column of ids ({', '.join(ID_COLUMNS)}); "
             f"its columns are {', '.join(frame.columns[:12])}"
         )
-    columns = _choose_columns(path, frame)
+    columns = _choose_columns(path, frame, id_column)
     known = split or split_of_file(path)
     if "split" not in names:
         return [_part(path, modality, known, frame, id_column, columns)], columns
@@ -95,7 +95,7 @@ def _read(path: Path) -> pd.DataFrame:
     return frame.rename(columns=str)
 
 
-def _choose_columns(path: Path, frame: pd.DataFrame) -> Columns:
+def _choose_columns(path: Path, frame: pd.DataFrame, id_column: str) -> Columns:
     """Tell the feature columns from the others.
 
     Raises:
@@ -106,6 +106,8 @@ def _choose_columns(path: Path, frame: pd.DataFrame) -> Columns:
     features, left_out = [], []
     for name in frame.columns:
         cells = frame[name]
+        if name == id_column:
+            continue
         if name.lower() in _NO_FEATURES:
             left_out.append(name)
         elif pd.api.types.is_numeric_dtype(cells.dtype):

@@ -1,4 +1,4 @@
-"""How the raw releases lie on disk: one module a release, and `table` for everything else.
+"""How the raw releases lie on disk: one module a release; `table` and `npz` for any corpus.
 
 A new release is one module with a `BaseLayout` and one name in `Layout` below.
 """
@@ -19,12 +19,20 @@ from extract.layouts.cherma import ChermaLayout
 from extract.layouts.meld import MeldLayout
 from extract.layouts.mosei import MoseiLayout
 from extract.layouts.mosi import MosiLayout
+from extract.layouts.npz import NpzLayout
 from extract.layouts.sims import SimsLayout
 from extract.layouts.simsv2 import SimsV2Layout
 from extract.layouts.table import TableLayout
 
 Layout = Annotated[
-    TableLayout | MeldLayout | ChermaLayout | MoseiLayout | MosiLayout | SimsLayout | SimsV2Layout,
+    TableLayout
+    | NpzLayout
+    | MeldLayout
+    | ChermaLayout
+    | MoseiLayout
+    | MosiLayout
+    | SimsLayout
+    | SimsV2Layout,
     Field(discriminator="reader"),
 ]
 """Any layout; the manifest's `reader` field tells which."""
