@@ -38,6 +38,14 @@ _CONFIG = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.limit": "1h",
     "distributed.nanny.environ": {"TOKENIZERS_PARALLELISM": "false"},
+    # dask has freed memory handed back at once; every batch would then fault its pages in anew.
+    "distributed.nanny.pre-spawn-environ": {
+        "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    },
 }
 
 OnRows = Callable[[int], None]

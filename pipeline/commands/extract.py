@@ -235,7 +235,8 @@ def _show(summary: Summary, *, as_json: bool, quiet: bool) -> None:
 
     table = Table(title=f"{summary.dataset}: {summary.utterances:,} utterances")
     for title in ("modality", "encoder", "encoded now", "present", "absent", "rows", "MB"):
-        table.add_column(title, justify="left" if title in {"modality", "encoder"} else "right")
+        left = title in {"modality", "encoder"}
+        table.add_column(title, justify="left" if left else "right", overflow="fold")
     for one in summary.modalities:
         absent = one.utterances - one.present
         cells = (one.utterances_encoded, one.present, absent, one.rows)
