@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fuse.experts import GlobalExpert, LocalExpert, SemanticExpert
 from fuse.gates import LEVELS, GateWeights, HierarchicalGate
 from fuse.projector import PseudoTokenProjector
-from fuse.streams import Stream, StreamProjection, Turns, masked_deviation, masked_mean
+from fuse.streams import Stream, StreamProjection, Turns
 
 EXPERTS = ("local", "semantic", "global")
 
@@ -109,7 +109,7 @@ class Fusion(nn.Module):
         projected = {name: self.projections[name](streams[name]) for name in self.config.inputs}
         near = None if turns is None else self._project_turns(turns)
         present = torch.stack([stream.present for stream in projected.values()], dim=1)
-        gate = self.gate(_statistics(projected), present)
+        gate = self.gate(projected)
         outputs = torch.stack(
             [
                 self.norms[name](expert(projected, near) if name == "global" else expert(projected))
@@ -138,12 +138,3 @@ class Fusion(nn.Module):
             for name, stream in turns.streams.items()
         }
         return Turns(streams, turns.offset, turns.speaker)
-
-
-def _statistics(streams: Mapping[str, Stream]) -> Tensor:
-    """Mean and deviation over time of each stream, [batch, modalities, 2 * dim]."""
-    rows = []
-    for stream in streams.values():
-        mean = masked_mean(stream.value, stream.mask)
-        rows.append(torch.cat([mean, masked_deviation(stream.value, stream.mask, mean)], dim=1))
-    return torch.stack(rows, dim=1)

@@ -1,21 +1,38 @@
 """The hierarchical dynamic gate: weights over modalities inside each expert, then over experts.
 
-Both levels read the same pooled context, the mean and standard deviation of each projected stream,
-so a stream that carries noise can be recognised by its statistics and turned down. An absent
-modality has a weight of exactly zero; with nothing present all modality weights are zero.
+Both levels read the same context, a description of each stream pooled over its rows. Rows are
+looked at one by one before they are pooled: noise of the right mean and variance looks like the
+real thing on average, and like nothing real row by row. An absent modality has a weight of exactly
+zero; with nothing present all modality weights are zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fuse.streams import masked_softmax
+from fuse.streams import Stream, masked_deviation, masked_mean, masked_softmax
 
 LEVELS = ("modalities", "experts")
+
+
+class StreamDescription(nn.Module):
+    """Describe a stream by the mean and deviation, over time, of what each row looks like."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.look = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.describe = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.GELU())
+
+    def forward(self, stream: Stream) -> Tensor:
+        """Return [batch, hidden]; zeros where the modality is absent."""
+        looks = nn.functional.gelu(self.look(stream.value))
+        mean = masked_mean(looks, stream.mask)
+        pooled = torch.cat([mean, masked_deviation(looks, stream.mask, mean)], dim=1)
+        return self.describe(pooled) * stream.present.unsqueeze(1).to(pooled.dtype)
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ class HierarchicalGate(nn.Module):
         if not self.dynamic:
             return
         self.describe = nn.ModuleDict(
-            {name: nn.Sequential(nn.Linear(2 * dim, hidden), nn.GELU()) for name in self.modalities}
+            {name: StreamDescription(dim, hidden) for name in self.modalities}
         )
         context = hidden * len(self.modalities)
         if "modalities" in self.dynamic:
@@ -71,21 +88,17 @@ class HierarchicalGate(nn.Module):
                 nn.Linear(context, hidden), nn.GELU(), nn.Linear(hidden, len(self.experts))
             )
 
-    def forward(self, statistics: Tensor, present: Tensor) -> GateWeights:
-        """Weigh a batch.
-
-        Args:
-            statistics: mean and standard deviation of each stream, [batch, modalities, 2 * dim].
-            present: which modalities each utterance has, [batch, modalities] bool.
-        """
-        batch, experts = statistics.shape[0], len(self.experts)
-        mask = present.unsqueeze(1).expand(batch, experts, len(self.modalities))
-        expert_logits = statistics.new_zeros(batch, experts)
-        modality_logits = statistics.new_zeros(batch, experts, len(self.modalities))
+    def forward(self, streams: Mapping[str, Stream]) -> GateWeights:
+        """Weigh a batch of projected streams, `[batch, time, dim]` each."""
+        ordered = [streams[name] for name in self.modalities]
+        present = torch.stack([stream.present for stream in ordered], dim=1)
+        like, experts = ordered[0].value, len(self.experts)
+        expert_logits = like.new_zeros(len(present), experts)
+        modality_logits = like.new_zeros(len(present), experts, len(self.modalities))
         if self.dynamic:
             described = [
-                self.describe[name](statistics[:, i]) * present[:, i : i + 1].to(statistics.dtype)
-                for i, name in enumerate(self.modalities)
+                self.describe[name](stream)
+                for name, stream in zip(self.modalities, ordered, strict=True)
             ]
             context = torch.cat(described, dim=1)
             if "modalities" in self.dynamic:
@@ -98,7 +111,9 @@ class HierarchicalGate(nn.Module):
                 expert_logits = self.expert_level(context)
         return GateWeights(
             experts=(expert_logits / self.temperature).softmax(dim=-1),
-            modalities=masked_softmax(modality_logits / self.temperature, mask),
+            modalities=masked_softmax(
+                modality_logits / self.temperature, present.unsqueeze(1).expand_as(modality_logits)
+            ),
         )
 
 

@@ -29,7 +29,7 @@ def make_tiny_llm(
     hidden: int = 128,
     layers: int = 2,
     heads: int = 4,
-    vocabulary: int = 1200,
+    vocabulary: int = 2000,
 ) -> None:
     """Make the model in `folder` unless it is there already.
 

@@ -97,7 +97,7 @@ class TrainSettings(BaseModel):
     modality_dropout: Share = 0.15
     modality_noise: Share = 0.15
     balance_weight: Weight = 0.01
-    reliability_weight: Weight = 0.1
+    reliability_weight: Weight = 0.3
     auxiliary_weight: Weight = 0.5
     max_prompt_tokens: Positive = 512
     decision: Literal["expectation", "argmax", "generate"] = "expectation"
@@ -108,7 +108,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "dim": 64,
         "batch_size": 32,
-        "epochs": 16,
+        "epochs": 12,
+        "lora_dropout": 0.0,
         "fusion_lr": 2e-3,
         "lora_lr": 2e-3,
     },

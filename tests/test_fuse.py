@@ -191,11 +191,12 @@ def test_without_pseudo_tokens_the_fusion_tells_nothing() -> None:
 
 def test_a_high_temperature_flattens_the_gate() -> None:
     torch.manual_seed(0)
-    statistics, present = torch.randn(6, 2, 8), torch.ones(6, 2, dtype=torch.bool)
+    mask = torch.ones(6, 3, dtype=torch.bool)
+    streams = {name: Stream(torch.randn(6, 3, 4), mask) for name in ("x", "y")}
     sharp = HierarchicalGate(("a", "b"), ("x", "y"), 4)
     flat = HierarchicalGate(("a", "b"), ("x", "y"), 4, temperature=100.0)
     flat.load_state_dict(sharp.state_dict())
-    spread = [gate(statistics, present).effective.var().item() for gate in (sharp, flat)]
+    spread = [gate(streams).effective.var().item() for gate in (sharp, flat)]
     assert spread[1] < spread[0] / 100
 
 
