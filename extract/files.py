@@ -2,8 +2,8 @@
 
 A file is written under a temporary name in its final folder, fsynced, renamed over its place, and
 the folder is fsynced: after a crash or a power cut either the old file is there or the whole new
-one. Temporary names carry the writer's process id, so that a later run can clear away what a dead
-writer left and touch nothing that a living one still writes.
+one. Temporary names carry the writer's machine and process id, so that a later run can clear away
+what a dead writer left and touch nothing that a living one still writes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +31,8 @@ def publishing(path: Path) -> Iterator[Path]:
     stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_SUFFIX}")
+    writer = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{path.name}.{writer}{_SUFFIX}")
     try:
         yield temporary
         _fsync(temporary)
@@ -52,10 +55,10 @@ def publish_json(path: Path, value: Any) -> None:
 
 
 def remove_stale(folder: Path) -> int:
-    """Remove temporary files whose writer is no longer alive; return how many."""
+    """Remove temporary files whose writer, of this machine, is no longer alive; return how many."""
     removed = 0
-    for temporary in folder.glob(f"*{_SUFFIX}"):
-        pid = temporary.name.removesuffix(_SUFFIX).split(".")[-2:][0]
+    for temporary in folder.glob(f"*.{_machine()}.*{_SUFFIX}"):
+        pid = temporary.name.removesuffix(_SUFFIX).split(".")[-2]
         if pid.isdigit() and not _alive(int(pid)):
             temporary.unlink(missing_ok=True)
             removed += 1
@@ -69,6 +72,11 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(_HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _machine() -> str:
+    """Return this machine's name without dots; the folder may be shared with other machines."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "here"
 
 
 def _fsync(path: Path) -> None:

@@ -71,8 +71,9 @@ def extract_dataset(planned: DatasetPlan, cluster: Cluster, console: Console) ->
 
 
 def _jobs(one: ModalityPlan, settings: Settings, device: str, threads: int) -> list[Job]:
+    folder = one.folder.absolute()  # a worker of a remote scheduler runs in a folder of its own
     return [
-        Job(one.identity, one.folder, shard, one.info, settings, device, threads)
+        Job(one.identity, folder, shard, one.info, settings, device, threads)
         for shard in one.plan.todo
     ]
 

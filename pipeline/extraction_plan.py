@@ -15,13 +15,14 @@ from typing import Any
 
 from extract.encoders.base import EncoderInfo, Settings
 from extract.encoders.registry import MODALITIES, resolve_encoder
-from extract.encoders.weights import Memo
+from extract.encoders.weights import Memo, find_model_folder
 from extract.features import feature_set_folder, fingerprint_of
 from extract.plan import MediaFiles, Plan, Row, make_plan, rows_in_a_shard, text_rows
 from extract.shards import Identity
 from extract.table import Utterance, utterances
 from pipeline.corpus import Corpus, build_table
 from pipeline.errors import PipelineError
+from pipeline.llm import language_model_of
 from pipeline.manifest import DatasetEntry, load_manifest, nearest
 from pipeline.presets import encoder_specs
 
@@ -163,7 +164,9 @@ def plan_dataset(request: Request, console: Console) -> DatasetPlan:
     preset = request.preset_for(entry)
     encoders = find_encoders(preset, modalities, request.specs, request.cache, settings)
     files = MediaFiles(
-        request.data_root, hash_media=request.hash_media, allow_symlinks=request.allow_symlinks
+        request.data_root.absolute(),
+        hash_media=request.hash_media,
+        allow_symlinks=request.allow_symlinks,
     )
     plans = []
     for name, info in encoders.items():
@@ -173,22 +176,29 @@ def plan_dataset(request: Request, console: Console) -> DatasetPlan:
     return DatasetPlan(request, entry, corpus, everyone, settings, plans)
 
 
-def fetch_encoders(request: Request) -> dict[str, str]:
-    """Fetch or make the encoders that a request names; return where each lies, by modality.
+def fetch_models(request: Request) -> dict[str, str]:
+    """Fetch or make the models of a request's preset: its encoders and its language model.
+
+    Returns:
+        Where each lies, by modality and `llm`.
 
     Raises:
         PipelineError: the dataset, preset or a modality is unknown.
-        ExtractError: an encoder is not to be had.
+        ExtractError: a model is not to be had.
     """
     entry = load_manifest(request.manifest).dataset(request.dataset)
+    preset = request.preset_for(entry)
     infos = find_encoders(
-        request.preset_for(entry),
+        preset,
         check_modalities(request.modalities),
         request.specs,
         request.cache,
         Settings(max_seconds=entry.max_seconds, dtype=request.dtype),
     )
-    return {name: info.location for name, info in infos.items()}
+    llm = language_model_of(preset, None, request.cache).source
+    patterns = ["*.json", "*.txt", "*.safetensors"]
+    folder = find_model_folder(llm, f"language model {llm}", patterns, "config.json")
+    return {**{name: info.location for name, info in infos.items()}, "llm": str(folder)}
 
 
 def check_modalities(names: Sequence[str]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    make_text_encoder(folder / "bert", TEXTS * 4, max_tokens=64)
+    make_text_encoder(folder / "bert", TEXTS * 4, dim=64, max_tokens=64)
     make_audio_encoder(folder / "whisper", window_seconds=2.0)
     make_visual_encoder(folder / "clip")
     return folder

@@ -116,7 +116,7 @@ def extract(
         bool, typer.Option("--fresh", help="Remove the chosen feature sets first.")
     ] = False,
     fetch_only: Annotated[
-        bool, typer.Option("--fetch-only", help="Fetch the encoders' weights and stop.")
+        bool, typer.Option("--fetch-only", help="Fetch the preset's models and stop.")
     ] = False,
     allow_count_mismatch: Annotated[
         bool, typer.Option("--allow-count-mismatch", help="Go on where split sizes differ.")
@@ -192,15 +192,15 @@ def main() -> None:
 
 
 def _fetch(requests: list[Request], *, as_json: bool) -> None:
-    from pipeline.extraction_plan import fetch_encoders
+    from pipeline.extraction_plan import fetch_models
 
-    found = {request.dataset: fetch_encoders(request) for request in requests}
+    found = {request.dataset: fetch_models(request) for request in requests}
     if as_json:
         print_json(found)
         return
-    for name, encoders in found.items():
-        for modality, location in encoders.items():
-            typer.echo(f"{name}: {modality}: {location}")
+    for name, models in found.items():
+        for use, location in models.items():
+            typer.echo(f"{name}: {use}: {location}")
 
 
 def _show_plans(plans: list[DatasetPlan], *, as_json: bool) -> None:
