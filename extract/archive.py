@@ -1,7 +1,7 @@
-"""Archives of numpy arrays (`.npz`), read with an eye on what their headers claim.
+"""Numpy's own files (`.npy`, and `.npz` archives of them), with an eye on what their headers claim.
 
 Arrays of objects are refused (they are pickles), and so is an array whose header claims more than
-the archive holds or the machine has.
+the file holds or the machine has.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -70,16 +70,11 @@ def open_archive(path: Path) -> Archive:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
-                if name == member.filename:
-                    continue
-                with archive.open(member) as stream:
-                    version = np.lib.format.read_magic(stream)
-                    if version not in _HEADERS:
-                        raise ExtractError(f"{path}: array {name!r} holds records; refused")
-                    shape, _, dtype = _HEADERS[version](stream)
-                    begin = stream.tell()
-                _check_header(f"{path}: array {name!r}", shape, dtype, member.file_size - begin)
-                shapes[name], dtypes[name] = shape, dtype
+                if name != member.filename:
+                    with archive.open(member) as stream:
+                        shapes[name], dtypes[name] = _read_header(
+                            stream, member.file_size, f"{path}: array {name!r}"
+                        )
     except FileNotFoundError:
         raise ExtractError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -88,15 +83,46 @@ def open_archive(path: Path) -> Archive:
     return Archive(path, shapes, dtypes)
 
 
-def _check_header(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], held: int) -> None:
+def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and the type of the array in a `.npy` file.
+
+    Raises:
+        ExtractError: the file is damaged, or the array is refused.
+        OSError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _read_header(stream, path.stat().st_size, path.name)
+    except (ValueError, EOFError) as error:
+        raise ExtractError(f"{path.name} is no readable .npy file: {error}") from None
+
+
+def load_npy(path: Path) -> NDArray[Any]:
+    """Return the array in a `.npy` file.
+
+    Raises:
+        ExtractError: the file is damaged, or the array is refused.
+        OSError: the file cannot be read.
+    """
+    npy_header(path)
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
+def _read_header(stream: IO[bytes], size: int, where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read a header and hold it against the size of its file."""
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:
+        raise ExtractError(f"{where} holds records; refused")
+    shape, _, dtype = _HEADERS[version](stream)
     if dtype.hasobject:
         raise ExtractError(f"{where} holds Python objects, which are pickles; refused")
-    claimed = math.prod(shape) * dtype.itemsize
+    claimed, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if claimed != held:
-        raise ExtractError(f"{where} claims {claimed:,} bytes, but the archive has {held:,}")
+        raise ExtractError(f"{where} claims {claimed:,} bytes of values, but holds {held:,}")
     available = psutil.virtual_memory().available
     if claimed > available:
         raise ExtractError(
             f"{where} takes {claimed / 2**30:.1f} GiB, "
             f"and this machine has {available / 2**30:.1f} GiB free"
         )
+    return shape, dtype

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extract.importers.files import Imported, Progress, import_files
+from extract.importers.files import Imported, import_files
 from extract.importers.files import Request as FileRequest
 from extract.importers.join import Listed
+from extract.importers.store import Progress
 from extract.table import read_table, write_table
 from pipeline.corpus import build_table
 from pipeline.errors import PipelineError
@@ -49,15 +50,19 @@ def import_features(
     """
     entry = load_manifest(request.manifest).dataset(request.files.dataset)
     table = _table(entry, request, say)
-    rows = [
-        Listed(id=row["id"], split=row["split"], label=row["label"], score=_number(row["score"]))
-        for row in table[["id", "split", "label", "score"]].to_dict("records")
-    ]
     labels = {word: label.name for label in entry.labels for word in label.spellings()}
-    imported, notes = import_files(request.files, rows, labels, progress)
+    imported, notes = import_files(request.files, listed_rows(table), labels, progress)
     for line in (*notes, *(line for one in imported for line in remarks(one))):
         say(line)
     return imported
+
+
+def listed_rows(table: pd.DataFrame) -> list[Listed]:
+    """Return what importing needs to know of a table's rows."""
+    return [
+        Listed(id=row["id"], split=row["split"], label=row["label"], score=_number(row["score"]))
+        for row in table[["id", "split", "label", "score"]].to_dict("records")
+    ]
 
 
 def remarks(one: Imported) -> list[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,23 @@ from extract.importers.hdf5 import hdf5_parts
 from extract.importers.join import Joined, Listed, join
 from extract.importers.npz import npz_parts
 from extract.importers.pickles import pickle_parts
-from extract.importers.store import STAGE, Advance, Source, Stored, store_features
+from extract.importers.store import (
+    IMPORT_VERSION,
+    STAGE,
+    Advance,
+    Progress,
+    Source,
+    Stored,
+    store_features,
+)
 from extract.importers.tables import Columns, table_parts
 from extract.plan import ABSENT, Row
 from extract.shards import SetAside
-
-IMPORT_VERSION = 1
-"""Part of every import's fingerprint; raised when the same file would give other values."""
 
 _PICKLES = {".pkl", ".pickle"}
 _TABLES = {".csv", ".tsv", ".parquet"}
 _HDF5 = {".h5", ".hdf5"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-
-Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from extract.importers.pickle_machine import Array, Bytes, Dtype, LongText, Machine, RefusedError
 
-_MAX_VALUES = 5_000_000
+_MAX_VALUES = 2_000_000
 """A few lists that hold each other print as endless text; no feature file holds this many."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -43,11 +44,20 @@ from extract.shards import (
     write_sidecar,
 )
 
+IMPORT_VERSION = 1
+"""Part of every import's fingerprint; raised when the same file would give other values."""
+
 ROWS_PER_SHARD = 512
-SHARD_BYTES = 64 << 20  # smaller than an encoder's: writing a shard takes about four times its size
+SHARD_BYTES = 32 << 20  # smaller than an encoder's: writing a shard takes about four times its size
 STAGE = "import"
 
 Advance = Callable[[int], None]
+Progress = Callable[[str, int, str], AbstractContextManager[Advance]]
+"""Given a title, a total and a unit, shows progress while its block lasts."""
+
+
+class UnusableError(Exception):
+    """One utterance's features cannot be used; the message is the reason in the quarantine."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ def store_features(
         cache: The cache's folder.
         source: What the features are.
         rows: Every utterance of the table; what has no features says so by `absent`.
-        read: Return the features of a row, `[rows, dim]`.
+        read: Return the features of a row, `[rows, dim]`; raise `UnusableError` to set it aside.
         advance: Counts utterances as done.
 
     Raises:
@@ -194,11 +204,15 @@ def _write(
         if row.absent is not None:
             absent.append(row.absent)
         else:
-            value, found = _finite(read(row), row)
-            zeros.update(found)
-            flags += [(row.id, f"{what} set to 0") for what in found]
-            if not len(value):
-                absent.append(SetAside(row.id, row.file, STAGE, "no rows"))
+            try:
+                value, found = _finite(read(row), row)
+            except UnusableError as error:
+                absent.append(SetAside(row.id, row.file, STAGE, str(error)))
+            else:
+                zeros.update(found)
+                flags += [(row.id, f"{what} set to 0") for what in found]
+                if not len(value):
+                    absent.append(SetAside(row.id, row.file, STAGE, f"no rows in {row.file}"))
         features.append(Features(value, np.arange(len(value), dtype=np.float32)))
     ids = [row.id for row in shard.rows]
     sha256, size = write_shard(

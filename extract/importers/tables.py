@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ID_COLUMNS = ("id", "filename", "file", "name")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_MISSING = ["", "nan", "NaN", "NA", "N/A", "null", "None"]
 _NO_FEATURES = {
     *SCHEMA.names, *ID_COLUMNS,
     "class", "emo", "emotion", "mode", "sentiment", "target", "val", "y",
@@ -77,13 +78,15 @@ def _read(path: Path) -> pd.DataFrame:
             frame = pd.read_parquet(path)
         else:
             delimiter = _DELIMITERS[path.suffix.lower()]
-            header = pd.read_csv(path, sep=delimiter, nrows=0, encoding="utf-8-sig")
+            columns = pd.read_csv(path, sep=delimiter, nrows=0, encoding="utf-8-sig").columns
             # Ids stay text: 0012 keeps its zeros, and an utterance may be called NA.
-            texts = [name for name in header.columns if name.lower() in (*ID_COLUMNS, "split")]
+            texts = [name for name in columns if name.lower() in (*ID_COLUMNS, "split")]
             frame = pd.read_csv(
                 path,
                 sep=delimiter,
-                converters=dict.fromkeys(texts, str.strip),
+                dtype=dict.fromkeys(texts, str),
+                keep_default_na=False,
+                na_values={name: _MISSING for name in columns if name not in texts},
                 encoding="utf-8-sig",
             )
     except FileNotFoundError:
@@ -137,7 +140,7 @@ def _part(
     values = rows[list(columns.features)]
     kinds = [dtype if isinstance(dtype, np.dtype) else np.float64 for dtype in values.dtypes]
     array = values.to_numpy(np.result_type(*kinds), na_value=np.nan)
-    names = rows[id_column].astype(str).tolist()
+    names = rows[id_column].astype(str).str.strip().tolist()
     return padded_part(path.name, modality, split, array, names=names)
 
 
