@@ -39,7 +39,7 @@ datasets:
 def rows() -> list[Listed]:
     """Return the table's rows: two clips a video."""
     return [
-        Listed(f"{split}vid{i // 2}_{i % 2}", split, "positive" if i % 2 else "negative", float(i))
+        Listed(f"{split}vid{i // 2}_{i % 2}", split, "positive" if i % 2 else "negative", i - 2.0)
         for split, size in SIZES.items()
         for i in range(size)
     ]
