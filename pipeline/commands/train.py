@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.common import Json, Quiet, Version, note, print_json, progress, run_command
+
+if TYPE_CHECKING:
+    from pipeline.extraction_plan import Request as ExtractionRequest
 
 
 class Preset(StrEnum):
@@ -48,9 +51,9 @@ def train(
         Path | None, typer.Option(help="Your own manifest, for a corpus of yours.")
     ] = None,
     data_root: Annotated[
-        Path | None,
+        Path,
         typer.Option(envvar="EGMF_DATA", help="Raw data, where something must be extracted first."),
-    ] = None,
+    ] = Path("data"),
     experiment: Annotated[
         str | None, typer.Option(help="Name of the runs. Default: after modalities and ablation.")
     ] = None,
@@ -95,6 +98,7 @@ def train(
 
     from pipeline.errors import PipelineError
     from pipeline.experiment import Request, run_experiment
+    from pipeline.extraction_plan import Request as ExtractionRequest
     from pipeline.llm import language_model_of
     from pipeline.manifest import load_manifest
     from pipeline.settings import resolve_settings
@@ -104,20 +108,31 @@ def train(
         raise PipelineError("--resume and --fresh contradict each other; give one of them")
     if manifest is not None:
         load_manifest(manifest)
-    names = dataset or _cached_datasets(cache)
+    names = dataset or (_cached_datasets(cache) if from_cache else ["demo"])
     finished = []
     for name in names:
         size = (preset or (Preset.tiny if name == "demo" else Preset.base)).value
-        if not from_cache:
-            _extract(name, cache, data_root, manifest, size, modalities, quiet)
         overrides = [*(set_ or []), *([f"epochs={epochs}"] if epochs else [])]
-        named = zip(MODALITY_ORDER, (text, audio, visual), strict=True)
+        chosen = tuple(m.strip() for m in (modalities or "").split(",") if m.strip())
+        named = dict(zip(MODALITY_ORDER, (text, audio, visual), strict=True))
+        features = {m: value for m, value in named.items() if value is not None}
+        if not from_cache:
+            wanted = ExtractionRequest(
+                dataset=name,
+                cache=cache,
+                data_root=data_root,
+                manifest=manifest,
+                preset=size,
+                specs=features,
+                modalities=chosen,
+            )
+            _extract(wanted, quiet)
         request = Request(
             source=Source(
                 dataset=name,
                 cache=cache,
-                modalities=tuple(m.strip() for m in (modalities or "").split(",") if m.strip()),
-                features={m: value for m, value in named if value is not None},
+                modalities=chosen,
+                features=features,
                 manifest=manifest,
             ),
             runs=runs,
@@ -151,16 +166,21 @@ def _cached_datasets(cache: Path) -> list[str]:
     return [name for name in found if name != "demo"] or found
 
 
-def _extract(
-    dataset: str,
-    cache: Path,
-    data_root: Path | None,
-    manifest: Path | None,
-    preset: str,
-    modalities: str | None,
-    quiet: bool,
-) -> None:
-    raise NotImplementedError
+def _extract(request: ExtractionRequest, quiet: bool) -> None:
+    """Extract what is missing; what is there already costs a look at the plan."""
+    from extract.engine import Cluster
+    from pipeline.errors import PipelineError
+    from pipeline.extraction import extract_dataset
+    from pipeline.extraction_plan import Console, plan_dataset
+
+    console = Console(
+        note=lambda line: note(line, quiet=quiet),
+        progress=lambda title, total, unit: progress(title, total, unit, quiet=quiet),
+    )
+    with Cluster(None, None, None) as cluster:
+        summary = extract_dataset(plan_dataset(request, console), cluster, console)
+    if summary.failures:
+        raise PipelineError("; ".join(summary.failures) + "; run the same command again")
 
 
 def _show(folders: list[Path], *, as_json: bool) -> None:
