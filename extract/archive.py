@@ -7,6 +7,7 @@ the file holds or the machine has.
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 
 from extract.errors import ExtractError
 
+_DAMAGE = (  # what reading a damaged archive raises
+    OSError, ValueError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _KEPT = 3  # arrays in memory: one modality's splits
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -50,8 +54,10 @@ class Archive:
             try:
                 with np.load(self.path, allow_pickle=False) as archive:
                     self._recent[name] = archive[name]
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise ExtractError(f"{self.path}: array {name!r} is damaged: {error}") from None
+            except _DAMAGE as error:
+                raise ExtractError(
+                    f"{self.path}: array {name!r} is damaged: {_reason(error)}"
+                ) from None
         return self._recent[name]
 
     def texts(self, name: str) -> list[str]:
@@ -77,9 +83,8 @@ def open_archive(path: Path) -> Archive:
                         )
     except FileNotFoundError:
         raise ExtractError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ExtractError(f"{path} is no readable .npz archive: {reason}") from None
+    except _DAMAGE as error:
+        raise ExtractError(f"{path} is no readable .npz archive: {_reason(error)}") from None
     return Archive(path, shapes, dtypes)
 
 
@@ -94,7 +99,7 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
         with path.open("rb") as stream:
             return _read_header(stream, path.stat().st_size, path.name)
     except (ValueError, EOFError) as error:
-        raise ExtractError(f"{path.name} is no readable .npy file: {error}") from None
+        raise ExtractError(f"{path.name} is no readable .npy file: {_reason(error)}") from None
 
 
 def load_npy(path: Path) -> NDArray[Any]:
@@ -106,6 +111,10 @@ def load_npy(path: Path) -> NDArray[Any]:
     """
     npy_header(path)
     return np.asarray(np.load(path, allow_pickle=False))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _read_header(stream: IO[bytes], size: int, where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from extract.features import open_feature_set
 from extract.importers.base import split_of_file
 from extract.importers.files import name_of
 from extract.shards import shard_numbers, shard_path
-from tests.helpers_import import SIZES, assert_same, import_into, rows, stored_values
+from tests.helpers_import import SIZES, assert_same, import_into, mmsa, rows, stored_values
 
 SPEECH = ["duration", "pitch"]
 
@@ -339,6 +340,54 @@ def test_damaged_hdf5(tmp_path: Path) -> None:
         file["audio/trainvid0_1"] = np.zeros((2, 4))
     with pytest.raises(ExtractError, match="unlike shapes"):
         import_into(tmp_path / "cache", tmp_path / "unlike.h5")
+
+
+# --- damage
+
+
+def whole_file(kind: str, path: Path) -> tuple[str, ...]:
+    """Write a sound file of a kind; return the modalities to import it as."""
+    values = vectors(2)
+    frame = pd.DataFrame(np.concatenate(list(values.values())), columns=SPEECH)
+    frame.insert(0, "id", list(values))
+    if kind == "npz":
+        write_archive(path, compress=True)
+        return ()
+    if kind == "h5":
+        with h5py.File(path, "w") as file:
+            for name, value in values.items():
+                file[name] = value
+    elif kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "parquet":
+        frame.to_parquet(path)
+    else:
+        path.write_bytes(pickle.dumps(mmsa(), 4))
+        return ()
+    return ("audio",)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "h5", "pkl"])
+def test_random_damage_is_either_harmless_or_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"file.{kind}"
+    modalities = whole_file(kind, path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(len(kind))
+    messages = []
+    for round_ in range(25):
+        damaged = bytearray(whole)
+        if round_ % 4 == 0:
+            del damaged[int(rng.integers(len(whole))) :]
+        else:
+            for place in rng.integers(len(whole), size=4):
+                damaged[place] = int(rng.integers(256))
+        path.write_bytes(damaged)
+        try:
+            import_into(tmp_path / "cache", path, modalities=modalities)
+        except ExtractError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
 
 
 # --- what stays and what is written anew

@@ -117,7 +117,7 @@ def padded_part(
     if len(array.shape) not in (2, 3) or not array.shape[-1]:
         raise ExtractError(f"{where}: an array of shape {array.shape}; expected 2 or 3 axes")
     count = array.shape[0]
-    for what, found in (("ids", names), ("lengths", lengths)):
+    for what, found in (("ids", names), ("labels", labels), ("lengths", lengths)):
         if found is not None and len(found) != count:
             raise ExtractError(f"{where}: {count:,} utterances, but {len(found):,} {what}")
     longest = array.shape[1] if len(array.shape) == 3 else 1

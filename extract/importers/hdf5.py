@@ -49,7 +49,8 @@ def hdf5_parts(path: Path, split: str | None, modality: str | None) -> list[Part
     except FileNotFoundError:
         raise ExtractError(f"{path}: no such file") from None
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ExtractError(f"{path} is no readable HDF5 file: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise ExtractError(f"{path} is no readable HDF5 file: {reason}") from None
 
 
 def _flat_part(path: Path, file: Any, split: str | None, modality: str | None) -> Part:

@@ -72,10 +72,14 @@ def table_parts(path: Path, split: str | None, modality: str | None) -> tuple[li
 
 def _read(path: Path) -> pd.DataFrame:
     import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         if path.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(path)
+            table = pq.read_table(path)
+            table.validate(full=True)  # what text is no UTF-8 would otherwise fail later
+            frame = table.to_pandas(ignore_metadata=True)
         else:
             delimiter = _DELIMITERS[path.suffix.lower()]
             columns = pd.read_csv(path, sep=delimiter, nrows=0, encoding="utf-8-sig").columns
@@ -91,8 +95,9 @@ def _read(path: Path) -> pd.DataFrame:
             )
     except FileNotFoundError:
         raise ExtractError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # what pandas and pyarrow raise are ValueErrors
-        raise ExtractError(f"{path} is no readable table: {str(error).strip()}") from None
+    except (OSError, ValueError, pa.ArrowException) as error:  # pandas raises ValueErrors
+        reason = str(error).strip().splitlines()[0]
+        raise ExtractError(f"{path} is no readable table: {reason}") from None
     if frame.empty:
         raise ExtractError(f"{path} has no rows")
     return frame.rename(columns=str)
@@ -111,7 +116,7 @@ def _choose_columns(path: Path, frame: pd.DataFrame, id_column: str) -> Columns:
         cells = frame[name]
         if name == id_column:
             continue
-        if name.lower() in _NO_FEATURES:
+        if name.lower() in _NO_FEATURES or name.startswith("__"):  # pandas' own index
             left_out.append(name)
         elif pd.api.types.is_numeric_dtype(cells.dtype):
             features.append(name)
