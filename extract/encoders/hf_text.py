@@ -1,34 +1,33 @@
 """Text through any `transformers` model: one row a token, special tokens included.
 
 A text is padded to the smallest of a few fixed lengths that holds it, by its own token count
-alone. Attention runs in the `eager` form: the fused form leaves the mask away when a whole batch
-needs none, and a row's last bits would depend on its neighbours.
+alone, and masked. Encoders, encoder-decoders (their encoder) and causal models alike; a causal
+model's rows know only what came before them.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
-from extract.encoders.weights import (
-    Memo,
-    digest_of_files,
-    find_model_folder,
-    has_random_weights,
-    read_config,
-    slug_of,
+from extract.encoders.hf_model import (
+    CONFIG,
+    find_hf_model,
+    load_hf_model,
+    not_loadable,
+    states_of,
 )
+from extract.encoders.options import Layer, split_options
+from extract.encoders.weights import Memo
 from extract.errors import ExtractError
 
 BUCKETS = (16, 32, 64, 128, 256, 512)  # tokens
 MAX_TOKENS = BUCKETS[-1]
-_CONFIG = "config.json"
 _COMPANIONS = ("*.json", "*.txt", "*.model")  # configuration and tokenizer
 _BATCH = {"cpu": 16, "cuda": 64}
 
@@ -39,84 +38,50 @@ def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> Encode
     Raises:
         ExtractError: there is no such model, or it is not a `transformers` model.
     """
-    name, layer = _split_layer(reference)
-    folder = find_model_folder(
-        name, f"encoder {spec}", [*_COMPANIONS, "model*.safetensors", "pytorch_model*.bin"], _CONFIG
-    )
-    config = read_config(folder / _CONFIG, spec)
-    dim = next((config[key] for key in ("hidden_size", "d_model", "n_embd") if key in config), None)
-    if "model_type" not in config or not isinstance(dim, int):
+    name, options = split_options(reference, spec, ["layer"])
+    found = find_hf_model(name, options.layer, spec, _COMPANIONS, memo)
+    dim = found.number("hidden_size", "d_model", "n_embd")
+    if dim is None:
         raise ExtractError(
-            f"encoder {spec}: {folder / _CONFIG} names no model_type or no hidden_size: "
+            f"encoder {spec}: {found.folder / CONFIG} names no hidden_size: "
             "not a text encoder of transformers"
         )
-    layers = config.get("num_hidden_layers")
-    if layer is not None and layers is not None and not -layers - 1 <= layer <= layers:
-        raise ExtractError(f"encoder {spec}: there is no layer {layer}; the model has {layers}")
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    if not weights:
-        raise ExtractError(f"encoder {spec}: {folder} holds no weights (model.safetensors)")
-    companions = [path for pattern in _COMPANIONS for path in folder.glob(pattern)]
-    label = Path(name).name + ("" if layer is None else f"-layer{layer}")
     return EncoderInfo(
         spec=spec,
         kind="hf-text",
         medium="text",
-        slug=slug_of(label),
-        location=str(folder),
-        digest=digest_of_files([*weights, *companions], memo),
+        slug=found.slug,
+        location=str(found.folder),
+        digest=found.digest,
         dim=dim,
         rows_per_second=None,
-        random_weights=has_random_weights(folder),
-        preprocessing={"layer": layer, "buckets": BUCKETS},
+        random_weights=found.random_weights,
+        preprocessing={"layer": options.layer, "buckets": BUCKETS},
         dtype=settings.dtype,
     )
 
 
-def _split_layer(reference: str) -> tuple[str, int | None]:
-    name, mark, layer = reference.rpartition("@")
-    if mark and layer.removeprefix("-").isdigit():
-        return name, int(layer)
-    return reference, None
-
-
 class HfText:
-    """A loaded text encoder."""
+    """A loaded text encoder, or the encoder of an encoder-decoder."""
 
     def __init__(self, info: EncoderInfo, device: str) -> None:
-        import torch
-        from transformers import AutoModel, AutoTokenizer, logging
+        from transformers import AutoTokenizer
 
-        logging.set_verbosity_error()  # it reports heads that are left unused, as is meant here
-        logging.disable_progress_bar()
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(info.location, local_files_only=True)
-            model, loading = AutoModel.from_pretrained(
-                info.location,
-                local_files_only=True,
-                dtype=getattr(torch, info.dtype),
-                attn_implementation="eager",
-                output_loading_info=True,
-            )
-        except Exception as error:  # of transformers, tokenizers and safetensors, each its own
-            cause = str(error).strip().splitlines()[0]
-            raise ExtractError(
-                f"encoder {info.spec}: {info.location} does not load as a transformers model: "
-                f"{cause}"
-            ) from error
-        # What a file lacks would be drawn at random; the pooler alone is not used here.
-        missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
-        if missing:
-            raise ExtractError(
-                f"encoder {info.spec}: {info.location} lacks {len(missing)} of the model's weights "
-                f"(such as {missing[0]}): the files are incomplete, or of another model"
-            )
-        self._model = model.to(device).eval()
+        except Exception as error:  # of transformers and tokenizers, each its own
+            raise not_loadable(info.spec, info.location, error) from error
+        model = load_hf_model(
+            info.location, info.spec, info.dtype, attention="eager", unused=["pooler"]
+        )
+        self._longest = _longest_input(self._tokenizer, model.config)
+        if model.config.is_encoder_decoder:
+            model = model.get_encoder()
+        self._model = model.to(device)
         self._device = device
-        self._layer: int | None = info.preprocessing["layer"]
+        self._layer: Layer = info.preprocessing["layer"]
         self._lock = threading.Lock()  # a fast tokenizer must not be used by two threads at once
         self._pad = self._tokenizer.pad_token_id or 0
-        self._longest = _longest_input(self._tokenizer, model.config)
         self.batch_size = _BATCH[device.partition(":")[0]]
 
     def prepare(self, medium: str) -> Prepared:
@@ -148,12 +113,7 @@ class HfText:
             output = self._model(
                 input_ids=ids, attention_mask=mask, output_hidden_states=self._layer is not None
             )
-            states = (
-                output.last_hidden_state
-                if self._layer is None
-                else output.hidden_states[self._layer]
-            )
-            rows = states.float().cpu().numpy()
+            rows = states_of(output, self._layer).float().cpu().numpy()
         return [row[: unit.rows] for row, unit in zip(rows, units, strict=True)]
 
 

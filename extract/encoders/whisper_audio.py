@@ -4,6 +4,11 @@ Whisper sees windows of one fixed length (30 s in the published models). An utte
 silence to whole windows, its log-mel computed and normalised by itself (never with a batch, whose
 loudest member would shift the others), and only rows that lie on the utterance are kept. That is
 the `full` context: the features that Whisper itself would compute.
+
+With `@bucket` a window is as long as the smallest of `BUCKET_SECONDS` that holds what is left of
+the utterance, chosen by its own duration alone. An utterance of 3 s then costs a sixth of 30 s or
+less, but its rows attend to less silence than Whisper was trained with: they are other features,
+in a feature set of their own.
 """
 
 from __future__ import annotations
@@ -18,36 +23,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
+from extract.encoders.options import split_options
 from extract.encoders.weights import Memo, has_random_weights, slug_of
 from extract.errors import ExtractError
 from extract.media import SAMPLE_RATE, Audio
 
 SAMPLES_PER_ROW = 320  # 10 ms hops, halved by the second convolution
 ROWS_PER_SECOND = SAMPLE_RATE / SAMPLES_PER_ROW
+BUCKET_SECONDS = (2, 5, 10, 15, 30)
 _HOPS_PER_ROW = 2
 _BATCH = {"cpu": 8, "cuda": 32}
 _ALIASES = {"large": "large-v3", "turbo": "large-v3-turbo"}
 
 
 def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> EncoderInfo:
-    """Find the checkpoint that `NAME_OR_PT` names, fetching a published one if need be.
+    """Find the checkpoint that `NAME_OR_PT[@bucket]` names, fetching a published one if need be.
 
     Raises:
         ExtractError: there is no such checkpoint, it cannot be fetched, or it is not Whisper's.
     """
-    path = Path(reference).expanduser()
+    name, options = split_options(reference, spec, ["context"])
+    path = Path(name).expanduser()
     published = path.suffix != ".pt" and not path.exists()
     if published:
-        path = _published(reference, spec)
+        path = _published(name, spec)
     if not path.is_file():
-        raise ExtractError(f"encoder {spec}: no checkpoint {reference}; check the path")
+        raise ExtractError(f"encoder {spec}: no checkpoint {name}; check the path")
     digest = memo.digest(path.resolve())
     dims = memo.fact(f"whisper {digest}", lambda: _dimensions(path, spec))
+    bucketed = options.context == "bucket"
+    slug = slug_of(f"whisper-{path.stem}" if published else path.stem)
     return EncoderInfo(
         spec=spec,
         kind="whisper",
         medium="audio",
-        slug=slug_of(f"whisper-{path.stem}" if published else path.stem),
+        slug=f"{slug}-bucket" if bucketed else slug,
         location=str(path.resolve()),
         digest=digest,
         dim=dims["n_audio_state"],
@@ -56,7 +66,8 @@ def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> Encode
         preprocessing={
             "sample_rate": SAMPLE_RATE,
             "max_seconds": settings.max_seconds,
-            "context": "full",
+            "context": options.context,
+            **({"bucket_seconds": BUCKET_SECONDS} if bucketed else {}),
         },
         dtype=settings.dtype,
     )
@@ -122,6 +133,9 @@ class WhisperAudio:
             if isinstance(module, torch.nn.LayerNorm):
                 module.float()  # Whisper normalises in single precision whatever it computes in
         self._mels, self._window = model.dims.n_mels, model.dims.n_audio_ctx  # window in rows
+        buckets = info.preprocessing.get("bucket_seconds", ())
+        shorter = [round(each * ROWS_PER_SECOND) for each in buckets]
+        self._lengths = [*(each for each in shorter if each < self._window), self._window]
         self._device = device
         self.batch_size = _BATCH[device.partition(":")[0]]
 
@@ -130,17 +144,18 @@ class WhisperAudio:
         from whisper.audio import log_mel_spectrogram
 
         count = -(-len(medium.samples) // SAMPLES_PER_ROW)
-        windows = -(-count // self._window)
-        padding = windows * self._window * SAMPLES_PER_ROW - len(medium.samples)
+        whole = (count - 1) // self._window  # windows before the last one
+        rest = count - whole * self._window
+        last = next(length for length in self._lengths if length >= rest)
+        padded = (whole * self._window + last) * SAMPLES_PER_ROW
+        padding = padded - len(medium.samples)
         mel = log_mel_spectrogram(medium.samples, self._mels, padding=padding).numpy()
         hops = self._window * _HOPS_PER_ROW
         units = [
-            Unit(
-                (mel[:, window * hops : (window + 1) * hops],),
-                min(self._window, count - window * self._window),
-            )
-            for window in range(windows)
+            Unit((mel[:, window * hops : (window + 1) * hops],), self._window)
+            for window in range(whole)
         ]
+        units.append(Unit((mel[:, whole * hops :],), rest))
         time = np.arange(count, dtype=np.float32) / np.float32(ROWS_PER_SECOND)
         return Prepared(units, time, medium.flags)
 
@@ -150,6 +165,21 @@ class WhisperAudio:
 
         mel = torch.from_numpy(np.stack([unit.arrays[0] for unit in units]))
         with torch.inference_mode():
-            rows: Any = self._encoder(mel.to(self._device, self._dtype))
+            rows = self._forward(mel.to(self._device, self._dtype))
             values = rows.float().cpu().numpy()
         return [value[: unit.rows] for value, unit in zip(values, units, strict=True)]
+
+    def _forward(self, mel: Any) -> Any:
+        """Do as Whisper's encoder does, for windows of any length up to its own.
+
+        Its `forward` insists on the full length; positions are sines, so a shorter window takes
+        the first of them.
+        """
+        from torch.nn.functional import gelu
+
+        encoder = self._encoder
+        rows = gelu(encoder.conv2(gelu(encoder.conv1(mel)))).permute(0, 2, 1)
+        rows = (rows + encoder.positional_embedding[: rows.shape[1]]).to(rows.dtype)
+        for block in encoder.blocks:
+            rows = block(rows)
+        return encoder.ln_post(rows)
