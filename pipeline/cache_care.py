@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -194,26 +195,32 @@ def _table_rows(path: Path) -> int | None:
 
 
 def _list(features: FeatureSet, of: int | None) -> Listed:
-    sidecars = [
-        read_sidecar(sidecar_path(features.folder, number))
-        for number in shard_numbers(features.folder)
-    ]
+    """Add up the sidecars, one in memory at a time."""
+    counted: Counter[str] = Counter()
+    for number in shard_numbers(features.folder):
+        sidecar = read_sidecar(sidecar_path(features.folder, number))
+        counted["utterances"] += len(sidecar.ids)
+        counted["present"] += sum(1 for rows in sidecar.rows if rows)
+        counted["rows"] += sum(sidecar.rows)
+        counted["shards"] += 1
+        counted["bytes"] += sidecar.size
+        counted["set_aside"] += len(sidecar.quarantined)
     return Listed(
         dataset=features.dataset,
         modality=features.modality,
         encoder=features.encoder,
         fingerprint=features.fingerprint,
         folder=features.folder,
-        utterances=sum(len(each.ids) for each in sidecars),
+        utterances=counted["utterances"],
         of=of,
-        present=sum(1 for each in sidecars for rows in each.rows if rows),
-        rows=sum(sum(each.rows) for each in sidecars),
+        present=counted["present"],
+        rows=counted["rows"],
         dim=features.dim,
         dtype=features.dtype,
-        shards=len(sidecars),
-        bytes=sum(each.size for each in sidecars),
+        shards=counted["shards"],
+        bytes=counted["bytes"],
         age_seconds=_age(features.folder / DESCRIPTION_NAME),
-        set_aside=sum(len(each.quarantined) for each in sidecars),
+        set_aside=counted["set_aside"],
         random_weights=features.random_weights,
     )
 
