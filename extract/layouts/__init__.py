@@ -26,13 +26,13 @@ from extract.layouts.table import TableLayout
 
 Layout = Annotated[
     TableLayout
-    | NpzLayout
     | MeldLayout
     | ChermaLayout
     | MoseiLayout
     | MosiLayout
     | SimsLayout
-    | SimsV2Layout,
+    | SimsV2Layout
+    | NpzLayout,
     Field(discriminator="reader"),
 ]
 """Any layout; the manifest's `reader` field tells which."""

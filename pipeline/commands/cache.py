@@ -94,7 +94,7 @@ def import_files(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...",
+            metavar="FILE",
             help="What makes up one feature set: .pkl (MMSA, MSE-Adapter), .npz, .h5, .csv, "
             ".parquet; one file, or one for each split.",
         ),
