@@ -103,7 +103,11 @@ def read_table(path: Path) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise ExtractError(f"{path}: no such table; run egmf-extract first") from error
     except (pa.ArrowException, OSError) as error:
-        raise ExtractError(f"{path}: not a readable Parquet file: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ExtractError(
+            f"{path}: not a readable Parquet file ({reason}); run egmf-extract again to write it "
+            "anew"
+        ) from error
     found = (table.schema.metadata or {}).get(b"egmf_table_format", b"none").decode()
     if found != str(FORMAT_VERSION):
         raise ExtractError(

@@ -8,7 +8,9 @@ the largest part of a step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -230,39 +232,80 @@ def load_language_model(
     """
     # Loading bars of a library in the middle of our own are noise.
     transformers_logging.disable_progress_bar()
-    folder = Path(source).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise GenerateError(
-            f"{source} is not a language model: it holds no config.json; "
-            "give a directory written by save_pretrained, or a hub id"
-        )
+    _check_directory(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation="sdpa"
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise GenerateError(
-            f"cannot load a language model from {source}: {reason}; give a directory written by "
-            "save_pretrained, or a hub id that this machine has or can download"
+            f"cannot load a language model from {source}: {_reason(error)}; give a directory "
+            "written by save_pretrained, or a hub id that this machine has or can download"
         ) from error
     if tokenizer.eos_token_id is None:
         raise GenerateError(
             f"the tokenizer of {source} has no end-of-text token, which answers need"
         )
-    model.requires_grad_(False)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter))
-    elif lora is not None:
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
+    if not tokenizer.encode("a", add_special_tokens=False):
+        raise GenerateError(
+            f"the tokenizer of {source} knows no words: its files (tokenizer.json) are missing; "
+            "save the tokenizer beside the model"
         )
+    model.requires_grad_(False)
+    with _peft_of_older_transformers():
+        if adapter is not None:
+            model = _with_adapter(model, adapter)
+        elif lora is not None:
+            model = get_peft_model(
+                model,
+                LoraConfig(
+                    r=lora.rank,
+                    lora_alpha=lora.alpha,
+                    lora_dropout=lora.dropout,
+                    target_modules="all-linear",
+                    task_type="CAUSAL_LM",
+                ),
+            )
     return LanguageModel(model.to(device), tokenizer)
+
+
+def _check_directory(source: str) -> None:
+    """Refuse a path that is no model directory, which transformers would take for a hub id."""
+    folder = Path(source).expanduser()
+    remedy = "give a directory written by save_pretrained, or a hub id"
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise GenerateError(f"{source} is not a language model: it holds no config.json; {remedy}")
+    if not folder.exists() and (source.startswith((".", "~", "/")) or source.count("/") > 1):
+        raise GenerateError(f"{source} is not a language model: no such directory; {remedy}")
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """Load a saved adapter onto the model.
+
+    Raises:
+        GenerateError: its files are damaged or fit another model.
+    """
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # peft, safetensors and torch each raise their own
+        raise GenerateError(
+            f"{folder}: the adapter cannot be loaded: {_reason(error)}; train the run again "
+            "with --fresh"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what a library says, without its full stop."""
+    said = str(error).strip().splitlines()
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights have other shapes than its config.json says"
+    return said[0].rstrip(".") if said else type(error).__name__
+
+
+@contextmanager
+def _peft_of_older_transformers() -> Iterator[None]:
+    """Hide that peft still calls a method which transformers has renamed: no user can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 MARKER = "RANDOM_WEIGHTS"
 END = "<|endoftext|>"
@@ -70,6 +71,7 @@ def make_tiny_llm(
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)
         torch.nn.init.normal_(model.lm_head.weight, std=LARGEST_LOGIT / hidden)
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(partial)
     wrapped.save_pretrained(partial)
     (partial / MARKER).write_text("Random weights: for trying the pipeline, not for results.\n")

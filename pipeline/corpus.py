@@ -190,7 +190,9 @@ class _Checker:
                 "a leading '/' or '..'",
             )
         if identity in self._origins:
-            self._refuse(row, f"id {identity!r} is already on {self._origins[identity]}")
+            self._refuse(
+                row, f"id {identity!r} is already on {self._origins[identity]}; ids must be unique"
+            )
         self._origins[identity] = row.origin
         return identity
 
@@ -219,7 +221,8 @@ class _Checker:
                 target = "label" if name == "classification" else "score"
                 self._refuse(
                     row,
-                    f"{row.id!r} has no {target}, which split {split!r} needs (or 'unlabelled')",
+                    f"{row.id!r} has no {target}, which split {split!r} needs; fill in its column "
+                    f"{target!r}, or give it the split 'unlabelled'",
                 )
         return label, score
 
@@ -232,7 +235,8 @@ class _Checker:
             self._refuse(
                 row,
                 f"label {word!r:.80} is unknown{nearest(word.casefold(), self._labels)}; "
-                f"known are {', '.join(label.name for label in self._entry.labels)}",
+                f"known are {', '.join(label.name for label in self._entry.labels)}; correct it, "
+                "or add the spelling to a label's aliases",
             )
         return self._labels[word.casefold()]
 
@@ -242,7 +246,11 @@ class _Checker:
         if score is None or scores is None:
             return score
         if not scores.low - SCORE_TOLERANCE <= score <= scores.high + SCORE_TOLERANCE:
-            self._refuse(row, f"score {score:g} is outside {scores.low:g} to {scores.high:g}")
+            self._refuse(
+                row,
+                f"score {score:g} is outside {scores.low:g} to {scores.high:g}; correct it, or "
+                "the entry's scores",
+            )
         return min(max(score, scores.low), scores.high)
 
     def _language(self, row: LayoutRow) -> str:

@@ -15,7 +15,9 @@ import pandas as pd
 import torch
 
 from extract.files import publish_json, publishing
+from fuse.fusion import EXPERTS
 from pipeline.context import find_context
+from pipeline.errors import PipelineError
 from pipeline.evaluation import (
     GENERATE,
     fit_temperatures,
@@ -67,7 +69,16 @@ def run_experiment(
     Raises:
         PipelineError: the cache lacks something, or a run stands in the way.
     """
+    if not set(EXPERTS) - set(request.ablate):
+        raise PipelineError(
+            f"--ablate {', '.join(EXPERTS)}: at least one expert must stay; name fewer of them"
+        )
     corpus = open_corpus(request.source, say)
+    if any(request.context) and not _has_turns(corpus):
+        raise PipelineError(
+            f"--context: no utterance of {corpus.entry.name!r} has a group and an order, so none "
+            "has neighbouring turns; leave it out, or give both columns in the table"
+        )
     experiment = request.experiment or default_experiment(
         corpus.sets, request.ablate, request.context
     )
@@ -81,6 +92,14 @@ def run_experiment(
             continue
         _run(request, corpus, config, folder, seed, progress, say)
     return folders
+
+
+def _has_turns(corpus: Corpus) -> bool:
+    return any(
+        each.group is not None and each.order is not None
+        for rows in corpus.utterances.values()
+        for each in rows
+    )
 
 
 def _config(request: Request, corpus: Corpus, experiment: str, seed: int) -> dict[str, Any]:
@@ -115,7 +134,6 @@ def _run(
     for rows in corpus.utterances.values():
         features.require([each.id for each in rows])
     features.fit([each.id for each in corpus.utterances["train"]])
-    write_scaling(features.scaling, folder.scaling)
     task = _task(corpus)
     torch.manual_seed(seed)
     model = build_model(
@@ -139,6 +157,7 @@ def _run(
         f"{folder.path}: {parameters['trainable']:,} of {parameters['total']:,} parameters train, "
         f"on {len(corpus.utterances['train']):,} utterances of {', '.join(corpus.sets)}"
     )
+    write_scaling(features.scaling, folder.scaling)
     steps = -(-len(corpus.utterances["train"]) // settings.batch_size) * settings.epochs
     with progress("training", steps) as advance:
         done = train(

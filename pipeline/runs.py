@@ -88,6 +88,27 @@ class RunFolder:
         """Whether the run came to its end."""
         return self.result.is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether training has begun: everything that it needs was there and could be read."""
+        return self.scaling.is_file()
+
+    def read_result(self) -> dict[str, Any]:
+        """Read the metrics of a finished run.
+
+        Raises:
+            PipelineError: the file is damaged.
+        """
+        try:
+            result = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PipelineError(
+                f"{self.result} cannot be read: {error}; train the run again with --fresh"
+            ) from None
+        if not isinstance(result, dict) or not isinstance(result.get("valid"), dict):
+            raise PipelineError(f"{self.result} is no result; train the run again with --fresh")
+        return result
+
     def append_log(self, line: Mapping[str, Any]) -> None:
         """Append one JSON line to the log."""
         with self.log.open("a", encoding="utf-8") as stream:
@@ -115,7 +136,7 @@ def prepare(folder: RunFolder, config: Mapping[str, Any], *, resume: bool, fresh
     text = yaml.safe_dump(jsonable(config), allow_unicode=True, sort_keys=False)
     if fresh and folder.path.exists():
         shutil.rmtree(folder.path)
-    if folder.config.is_file():
+    if folder.config.is_file() and (folder.finished or folder.begun):
         if folder.config.read_text(encoding="utf-8") != text:
             raise PipelineError(
                 f"{folder.path}: holds a run with other settings or other features; "

@@ -7,12 +7,14 @@ documented choices, not claims. `--set key=value` changes any of them; a run sto
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import PipelineError
+from pipeline.manifest import nearest
+from pipeline.yaml_files import explain
 
 ABLATIONS = (
     "local",
@@ -103,6 +105,14 @@ class TrainSettings(BaseModel):
     decision: Literal["expectation", "argmax", "generate"] = "expectation"
     eval_batch_size: Positive = 64
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
+        if even := [width for width in self.kernels if width % 2 == 0]:
+            raise ValueError(f"kernels must be odd, got {even[0]}")
+        return self
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -128,7 +138,7 @@ def resolve_settings(preset: str, overrides: Iterable[str]) -> TrainSettings:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise PipelineError(f"--set {override}: expected key=value")
+            raise PipelineError(f"--set {override}: expected key=value, such as epochs=5")
         try:
             values[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -136,10 +146,10 @@ def resolve_settings(preset: str, overrides: Iterable[str]) -> TrainSettings:
     try:
         return TrainSettings(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = f"; known: {', '.join(TrainSettings.model_fields)}"
-        unknown = first["type"] == "extra_forbidden"
-        raise PipelineError(
-            f"--set {key}: {'no such setting' + known if unknown else first['msg']}"
-        ) from error
+        known = TrainSettings.model_fields
+        if unknown := [key for key in values if key not in known]:
+            raise PipelineError(
+                f"--set {unknown[0]}: no such setting{nearest(unknown[0], known)}; "
+                f"known: {', '.join(known)}"
+            ) from error
+        raise PipelineError(f"--set: {explain(error)}") from error

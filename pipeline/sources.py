@@ -48,12 +48,7 @@ def open_corpus(source: Source, say: Callable[[str], None]) -> Corpus:
         PipelineError: there is no cache, or no or several feature sets fit.
     """
     entry = load_manifest(source.manifest).dataset(source.dataset)
-    path = source.cache / source.dataset / "utterances.parquet"
-    if not path.is_file():
-        raise PipelineError(
-            f"{source.cache}: no cache of {source.dataset!r}; "
-            f"run egmf-extract --dataset {source.dataset} first"
-        )
+    path = cached_table(source.cache, source.dataset)
     utterances: dict[str, list[Utterance]] = {name: [] for name in ("train", "valid", "test")}
     for each in utterances_of(read_table(path)):
         utterances.setdefault(each.split, []).append(each)
@@ -64,6 +59,20 @@ def open_corpus(source: Source, say: Callable[[str], None]) -> Corpus:
             )
     sets = choose_feature_sets(source, say)
     return Corpus(entry, utterances, sha256_of(path), sets)
+
+
+def cached_table(cache: Path, dataset: str) -> Path:
+    """Return the path of a dataset's utterance table.
+
+    Raises:
+        PipelineError: the cache does not hold the dataset.
+    """
+    path = cache / dataset / "utterances.parquet"
+    if not path.is_file():
+        raise PipelineError(
+            f"{cache}: no cache of {dataset!r}; run egmf-extract --dataset {dataset} first"
+        )
+    return path
 
 
 def choose_feature_sets(source: Source, say: Callable[[str], None]) -> dict[str, FeatureSet]:
@@ -94,7 +103,8 @@ def choose_feature_sets(source: Source, say: Callable[[str], None]) -> dict[str,
         if source.modalities and name not in source.modalities:
             continue
         one = _one_of(name, by_modality[name], source.features.get(name))
-        if not source.modalities and not any(one.lengths().values()):
+        lengths = one.lengths()  # none at all: not extracted yet, which is another matter
+        if not source.modalities and lengths and not any(lengths.values()):
             say(f"{name}: no utterance of {source.dataset} has it; left out")
             continue
         chosen[name] = one

@@ -33,8 +33,10 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PipelineError(f"{path} cannot be read: it is not UTF-8 text") from None
     try:
         document = yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -60,14 +62,21 @@ def as_mapping(value: Any, path: Path, where: str) -> dict[Any, Any]:
 
 
 def explain(error: ValidationError) -> str:
-    """Put the first of pydantic's findings into one line: field, what was expected, what came."""
-    first, *rest = error.errors(include_url=False)
-    location = [str(part) for part in first["loc"] if part != "[key]"]
+    """Put pydantic's first two findings into one line: field, what was expected, what came.
+
+    Unknown fields come first: a misspelt name explains why another is missing.
+    """
+    findings = error.errors(include_url=False)
+    findings.sort(key=lambda finding: finding["type"] != "extra_forbidden")
+    more = f" (and {len(findings) - 2} more)" if len(findings) > 2 else ""
+    return ("; ".join(map(_locate, findings[:2])) + more).replace("\n", " ")
+
+
+def _locate(finding: ErrorDetails) -> str:
+    location = [str(part) for part in finding["loc"] if part != "[key]"]
     if location[:1] == ["layout"] and len(location) > 1:
         del location[1]  # the reader's name, which pydantic puts in to tell the layouts apart
-    field = f"field {'.'.join(location)!r}: " if location else ""
-    more = f" (and {len(rest)} more)" if rest else ""
-    return f"{field}{_say(first)}{more}".replace("\n", " ")
+    return f"field {'.'.join(location)!r}: {_say(finding)}" if location else _say(finding)
 
 
 def _say(finding: ErrorDetails) -> str:

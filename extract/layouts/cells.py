@@ -40,7 +40,12 @@ class Cells:
         for line, row in zip(self.lines, self.rows, strict=True):
             yield f"{self.path.name} line {line}", row
 
-    def require(self, columns: Iterable[str], wanted_by: str = "") -> None:
+    def require(
+        self,
+        columns: Iterable[str],
+        wanted_by: str = "",
+        remedy: str = "use the release's own file",
+    ) -> None:
         """Check that the columns are there.
 
         Raises:
@@ -51,7 +56,7 @@ class Cells:
                 reason = f" (for {wanted_by})" if wanted_by else ""
                 raise ExtractError(
                     f"{self.path} has no column {column!r}{reason}; "
-                    f"its columns are {', '.join(self.columns)}"
+                    f"its columns are {', '.join(self.columns)}; {remedy}"
                 )
 
 

@@ -118,13 +118,17 @@ def _templates(source: Source, cells: Cells) -> dict[str, str]:
         ExtractError: a template names a column that is not there, or `id` or `split` has none.
     """
     for field, template in source.columns.items():
-        cells.require(fields_of(template), wanted_by=field)
+        cells.require(fields_of(template), wanted_by=field, remedy="correct layout.columns")
     needed = ["id"]
     if source.split_by is None:
         needed.append("split")
     else:
-        cells.require([source.split_by.column], wanted_by="split_by")
-    cells.require(field for field in needed if field not in source.columns)
+        column = source.split_by.column
+        cells.require([column], wanted_by="split_by", remedy="correct layout.split_by")
+    cells.require(
+        (field for field in needed if field not in source.columns),
+        remedy="add it, or say under layout.columns which of them stands for it",
+    )
     own = {name: f"{{{name}}}" for name in FIELDS if name in cells.columns}
     if source.split_by is not None:
         own.pop("split", None)

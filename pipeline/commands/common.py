@@ -32,6 +32,9 @@ _PATH_TROUBLE = (
     errno.EPERM,
     errno.ENOTDIR,
     errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
 )
 
 Advance = Callable[[int], None]

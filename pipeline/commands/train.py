@@ -12,6 +12,7 @@ from pipeline.commands.common import Json, Quiet, Version, note, print_json, pro
 
 if TYPE_CHECKING:
     from pipeline.extraction_plan import Request as ExtractionRequest
+    from pipeline.runs import RunFolder
 
 
 class Preset(StrEnum):
@@ -41,7 +42,10 @@ def train(
     ] = False,
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="Dataset; may be given several times. Default: what the cache holds."),
+        typer.Option(
+            help="Dataset; may be given several times. Default: demo, or with --from-cache "
+            "what the cache holds."
+        ),
     ] = None,
     cache: Annotated[
         Path, typer.Option(envvar="EGMF_CACHE", help="Where the features lie.")
@@ -78,13 +82,19 @@ def train(
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(help="Seed; may be given several times. Default: 1111 ... 5555 (tiny: 1111)."),
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Seed; may be given several times. Default: 1111 ... 5555 (tiny: 1111).",
+        ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training split.")
+        int | None,
+        typer.Option(min=1, help="Passes over the training split at most. Default: 20 (tiny: 12)."),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, as key=value.")
+        list[str] | None,
+        typer.Option("--set", help="Any setting, as key=value; a wrong key lists them all."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with unfinished runs.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace runs that are there.")] = False,
@@ -94,25 +104,29 @@ def train(
     version: Version = False,
 ) -> None:
     """Train EGMF on cached features and score it on validation and test."""
-    import torch
-
+    from pipeline.devices import choose_device
     from pipeline.errors import PipelineError
     from pipeline.experiment import Request, run_experiment
     from pipeline.extraction_plan import Request as ExtractionRequest
     from pipeline.llm import language_model_of
     from pipeline.manifest import load_manifest
     from pipeline.settings import resolve_settings
-    from pipeline.sources import MODALITY_ORDER, Source
+    from pipeline.sources import MODALITY_ORDER, Source, cached_table
 
     if resume and fresh:
         raise PipelineError("--resume and --fresh contradict each other; give one of them")
-    if manifest is not None:
-        load_manifest(manifest)
+    known = load_manifest(manifest)
     names = dataset or (_cached_datasets(cache) if from_cache else ["demo"])
+    for name in names:  # a slip is found before hours are spent on the dataset before it
+        known.dataset(name)
+        if from_cache:
+            cached_table(cache, name)
+    where = choose_device(device)
     finished = []
     for name in names:
         size = (preset or (Preset.tiny if name == "demo" else Preset.base)).value
         overrides = [*(set_ or []), *([f"epochs={epochs}"] if epochs else [])]
+        settings = resolve_settings(size, overrides)
         chosen = tuple(m.strip() for m in (modalities or "").split(",") if m.strip())
         named = dict(zip(MODALITY_ORDER, (text, audio, visual), strict=True))
         features = {m: value for m, value in named.items() if value is not None}
@@ -138,11 +152,11 @@ def train(
             runs=runs,
             experiment=experiment,
             llm=language_model_of(size, llm, cache),
-            settings=resolve_settings(size, overrides),
+            settings=settings,
             ablate=tuple(part.value for part in ablate or ()),
             context=(context, context_after),
             seeds=tuple(seed or ((1111,) if size == "tiny" else (1111, 2222, 3333, 4444, 5555))),
-            device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+            device=where,
             resume=resume,
             fresh=fresh,
         )
@@ -151,7 +165,7 @@ def train(
             lambda title, total: progress(title, total, "steps", quiet=quiet),
             lambda line: note(line, quiet=quiet),
         )
-    _show([folder.path for folder in finished], as_json=as_json)
+    _show(finished, as_json=as_json)
 
 
 def _cached_datasets(cache: Path) -> list[str]:
@@ -183,18 +197,20 @@ def _extract(request: ExtractionRequest, quiet: bool) -> None:
         raise PipelineError("; ".join(summary.failures) + "; run the same command again")
 
 
-def _show(folders: list[Path], *, as_json: bool) -> None:
+def _show(runs: list[RunFolder], *, as_json: bool) -> None:
     """Print the headline figures of finished runs."""
-    import json
-
-    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    results = [(str(run.path), run.read_result()) for run in runs]
     if as_json:
-        print_json([{"folder": str(f), **r} for f, r in zip(folders, results, strict=True)])
+        print_json([{"folder": folder, **result} for folder, result in results])
         return
-    for folder, result in zip(folders, results, strict=True):
+    names = ("accuracy", "weighted_f1", "macro_f1", "mae", "corr")
+    for folder, result in results:
         test = result.get("test") or result["valid"]
-        names = ("accuracy", "weighted_f1", "macro_f1", "mae", "corr")
-        shown = ", ".join(f"{n.replace('_', ' ')} {test[n]:.3f}" for n in names if test.get(n))
+        shown = ", ".join(
+            f"{name.replace('_', ' ')} {test[name]:.3f}"
+            for name in names
+            if test.get(name) is not None
+        )
         typer.echo(f"{folder}: {'test' if 'test' in result else 'validation'} {shown}")
 
 
