@@ -25,7 +25,7 @@ from extract.shards import MAX_SHARD_BYTES, SetAside, Sidecar, find_done, shard_
 from extract.table import Utterance
 
 ABSENT = "absent"
-STORED_DTYPE = "float16"
+Why = Literal["new", "changed", "retried", "fresh"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,20 @@ class Row:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard to be written."""
+    """A shard to be written, and why.
+
+    Attributes:
+        number: Its number.
+        rows: Its members.
+        why: `new` (never finished), `changed` (the input of a member changed), `retried` (it holds
+            quarantined rows that are to be tried again) or `fresh` (all is to be done again).
+        touched: Members for which that is so; the others are encoded along with them.
+    """
 
     number: int
     rows: tuple[Row, ...]
+    why: Why = "new"
+    touched: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def rows_in_a_shard(wanted: int, info: EncoderInfo, settings: Settings, rows: li
             longest = max(longest, min(seconds, settings.max_seconds) * info.rows_per_second)
     return max(
         1,
-        min(wanted, int(MAX_SHARD_BYTES // (longest * info.dim * np.dtype(STORED_DTYPE).itemsize))),
+        min(wanted, int(MAX_SHARD_BYTES // (longest * info.dim * np.dtype(info.stored).itemsize))),
     )
 
 
@@ -188,24 +198,30 @@ def make_plan(
 
     todo, done, taken = [], [], 0
     for number in sorted(members):
-        shard = ShardPlan(number, members[number])
+        held = members[number]
         if limit is not None and taken >= limit:
             break
-        if not shard.rows or (splits and not any(row.split in splits for row in shard.rows)):
+        if not held or (splits and not any(row.split in splits for row in held)):
             continue
-        taken += len(shard.rows)
+        taken += len(held)
         sidecar = finished.get(number)
-        if sidecar is None or _changed(sidecar, by_id, retry_quarantined):
-            todo.append(shard)
+        if sidecar is None:
+            todo.append(ShardPlan(number, held, "fresh" if fresh else "new", len(held)))
+        elif changed := _changed(sidecar, by_id):
+            todo.append(ShardPlan(number, held, "changed", changed))
+        elif retry_quarantined and (again := _to_retry(sidecar, by_id)):
+            todo.append(ShardPlan(number, held, "retried", again))
         else:
             done.append(sidecar)
     return Plan(tuple(todo), tuple(done))
 
 
-def _changed(sidecar: Sidecar, by_id: dict[str, Row], retry_quarantined: bool) -> bool:
-    for name, digest in zip(sidecar.ids, sidecar.digests, strict=True):
-        if name in by_id and by_id[name].digest != digest:
-            return True
-    return retry_quarantined and any(
-        by_id[one.id].absent is None for one in sidecar.quarantined if one.id in by_id
-    )
+def _changed(sidecar: Sidecar, by_id: dict[str, Row]) -> int:
+    """Return how many members have another input than when the shard was written."""
+    before = zip(sidecar.ids, sidecar.digests, strict=True)
+    return sum(name in by_id and by_id[name].digest != digest for name, digest in before)
+
+
+def _to_retry(sidecar: Sidecar, by_id: dict[str, Row]) -> int:
+    """Return how many quarantined members have something to be encoded."""
+    return sum(one.id in by_id and by_id[one.id].absent is None for one in sidecar.quarantined)

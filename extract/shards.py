@@ -78,6 +78,7 @@ class Sidecar:
     rows: list[int]
     quarantined: list[SetAside] = field(default_factory=list)
     flags: list[tuple[str, str]] = field(default_factory=list)  # (id, flag)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # by id: what was counted in it
     seconds: dict[str, float] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

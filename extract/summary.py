@@ -26,6 +26,7 @@ class ModalitySummary:
     megabytes: float
     reasons: dict[str, int]  # why utterances are absent
     flags: dict[str, int]
+    counts: dict[str, int] = field(default_factory=dict)  # such as frames with a face
     shards_written: int = 0
     shards_kept: int = 0
     utterances_encoded: int = 0
@@ -81,6 +82,7 @@ def sum_up_shards(
     summary = ModalitySummary(modality, encoder, folder, 0, 0, 0, 0.0, {}, {})
     reasons: Counter[str] = Counter()
     flags: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for shard in shards:
         held = [rows for name, rows in zip(shard.ids, shard.rows, strict=True) if name in ids]
         summary.utterances += len(held)
@@ -89,7 +91,10 @@ def sum_up_shards(
         summary.megabytes += shard.size / 1e6
         reasons.update(one.reason for one in shard.quarantined if one.id in ids)
         flags.update(flag for name, flag in shard.flags if name in ids)
+        for name, counted in shard.counts.items():
+            counts.update(counted if name in ids else {})
     summary.reasons, summary.flags = dict(reasons.most_common()), dict(flags.most_common())
+    summary.counts = dict(counts)
     return summary
 
 

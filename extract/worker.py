@@ -29,7 +29,7 @@ from extract.encoders.base import Encoder, EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.registry import load_encoder
 from extract.errors import ExtractError
 from extract.media import MediaError, read_audio, read_frames
-from extract.plan import STORED_DTYPE, Row, ShardPlan
+from extract.plan import Row, ShardPlan
 from extract.shards import (
     Features,
     Identity,
@@ -97,6 +97,22 @@ class _Clock:
 _loaded: dict[tuple[str, str], Encoder] = {}  # by fingerprint and device; lives with the process
 
 
+@dataclass
+class Encoded:
+    """What became of rows: features by id, and what was set aside, flagged and counted.
+
+    `filled` is how many units the encoder was given for each one that was meant: batches have one
+    size, so the last ones are filled up.
+    """
+
+    features: dict[str, Features]
+    set_aside: list[SetAside]
+    flags: list[tuple[str, str]]
+    counts: dict[str, dict[str, int]]
+    seconds: dict[str, float]
+    filled: float
+
+
 def encode_shard(job: Job, on_row: Callable[[int], None] = lambda done: None) -> ShardReport:
     """Encode one shard and write it and its sidecar.
 
@@ -107,44 +123,59 @@ def encode_shard(job: Job, on_row: Callable[[int], None] = lambda done: None) ->
     Raises:
         ExtractError: the encoder does not load, or the disk is full.
     """
+    encoded = encode_rows(job, on_row)
+    clock = _Clock(encoded.seconds)
+    with clock.phase("write"):
+        sidecar = _store(job, encoded)
+    on_row(len(job.shard.rows))
+    return ShardReport(
+        modality=job.identity.modality,
+        number=job.shard.number,
+        utterances=len(job.shard.rows),
+        features=len(encoded.features),
+        rows=sum(sidecar.rows),
+        size=sidecar.size,
+        reasons=dict(Counter(one.reason for one in encoded.set_aside)),
+        seconds=clock.seconds,
+        pid=os.getpid(),
+        peak_memory=peak_memory(),
+    )
+
+
+def encode_rows(job: Job, on_row: Callable[[int], None] = lambda done: None) -> Encoded:
+    """Read and encode the rows of a shard, and store nothing.
+
+    Raises:
+        ExtractError: the encoder does not load.
+    """
     clock = _Clock()
     rows = job.shard.rows
     set_aside = {row.id: row.absent for row in rows if row.absent is not None}
-    flags: list[tuple[str, str]] = []
-    found: dict[str, Features] = {}
+    encoded = Encoded({}, [], [], {}, clock.seconds, 1.0)
     present = [row for row in rows if row.absent is None]
     if present:
         with clock.phase("load"):
             encoder = _encoder(job)
-        batches = _Batches(encoder, clock)
+        batches = _Batches(encoder, clock, job.info.stored)
         for done, (row, prepared) in enumerate(_prepare_ahead(present, encoder, job, clock)):
             if isinstance(prepared, MediaError):
                 set_aside[row.id] = SetAside(row.id, row.file, prepared.stage, prepared.reason)
             else:
-                flags += [(row.id, flag) for flag in prepared.flags]
+                encoded.flags += [(row.id, flag) for flag in prepared.flags]
+                if prepared.counts:
+                    encoded.counts[row.id] = dict(prepared.counts)
                 batches.add(row.id, prepared)
             on_row(len(rows) - len(present) + done + 1)
-        found = batches.finish()
+        encoded.features = batches.finish()
+        encoded.filled = batches.filled()
         for row in present:
-            if row.id in found and not np.isfinite(found[row.id].value).all():
-                del found[row.id]
+            found = encoded.features.get(row.id)
+            if found is not None and not np.isfinite(found.value).all():
+                del encoded.features[row.id]
                 reason = "the encoder gave a value that is not finite"
                 set_aside[row.id] = SetAside(row.id, row.file, "encode", reason)
-    with clock.phase("write"):
-        sidecar = _store(job, found, list(set_aside.values()), flags, clock)
-    on_row(len(rows))
-    return ShardReport(
-        modality=job.identity.modality,
-        number=job.shard.number,
-        utterances=len(rows),
-        features=len(found),
-        rows=sum(sidecar.rows),
-        size=sidecar.size,
-        reasons=dict(Counter(one.reason for one in set_aside.values())),
-        seconds=dict(clock.seconds),
-        pid=os.getpid(),
-        peak_memory=peak_memory(),
-    )
+    encoded.set_aside = list(set_aside.values())
+    return encoded
 
 
 def peak_memory() -> int:
@@ -217,8 +248,9 @@ def _read(row: Row, job: Job) -> object:
 class _Batches:
     """Collects units of equal shape and encodes them by full batches."""
 
-    def __init__(self, encoder: Encoder, clock: _Clock) -> None:
-        self._encoder, self._clock = encoder, clock
+    def __init__(self, encoder: Encoder, clock: _Clock, stored: str) -> None:
+        self._encoder, self._clock, self._stored = encoder, clock, stored
+        self._meant = self._given = 0  # units
         self._open: dict[object, list[tuple[str, int, Unit]]] = defaultdict(list)
         self._rows: dict[str, list[NDArray[Any] | None]] = {}
         self._time: dict[str, NDArray[np.float32]] = {}
@@ -245,30 +277,32 @@ class _Batches:
             for name, pieces in self._rows.items()
         }
 
+    def filled(self) -> float:
+        """Return how many units were encoded for each one that was meant."""
+        return self._given / self._meant if self._meant else 1.0
+
     def _encode(self, batch: list[tuple[str, int, Unit]]) -> None:
         units = [unit for _, _, unit in batch]
+        self._meant += len(units)
         units += [units[0]] * (self._encoder.batch_size - len(units))
+        self._given += len(units)
         with self._clock.phase("encode"):
             results = self._encoder.encode(units)
         with np.errstate(over="ignore"):  # an overflow becomes infinite, and is set aside as such
             for (name, place, _), rows in zip(batch, results, strict=False):
-                self._rows[name][place] = rows.astype(STORED_DTYPE)
+                self._rows[name][place] = rows.astype(self._stored)
         batch.clear()
 
 
-def _store(
-    job: Job,
-    found: dict[str, Features],
-    set_aside: list[SetAside],
-    flags: list[tuple[str, str]],
-    clock: _Clock,
-) -> Sidecar:
-    nothing = Features(np.zeros((0, job.info.dim), STORED_DTYPE), np.zeros(0, np.float32))
+def _store(job: Job, encoded: Encoded) -> Sidecar:
+    nothing = Features(np.zeros((0, job.info.dim), job.info.stored), np.zeros(0, np.float32))
     ids = [row.id for row in job.shard.rows]
-    features = [found.get(name, nothing) for name in ids]
+    features = [encoded.features.get(name, nothing) for name in ids]
     path = shard_path(job.folder, job.shard.number)
     try:
-        sha256, size = write_shard(path, job.identity, ids, features, dim=job.info.dim)
+        sha256, size = write_shard(
+            path, job.identity, ids, features, dim=job.info.dim, dtype=job.info.stored
+        )
         sidecar = Sidecar(
             dataset=job.identity.dataset,
             modality=job.identity.modality,
@@ -278,9 +312,10 @@ def _store(
             ids=ids,
             digests=[row.digest for row in job.shard.rows],
             rows=[len(one.value) for one in features],
-            quarantined=set_aside,
-            flags=flags,
-            seconds={name: round(value, 4) for name, value in clock.seconds.items()},
+            quarantined=encoded.set_aside,
+            flags=encoded.flags,
+            counts=encoded.counts,
+            seconds={name: round(value, 4) for name, value in encoded.seconds.items()},
         )
         write_sidecar(sidecar_path(job.folder, job.shard.number), sidecar)
     except OSError as error:

@@ -16,7 +16,6 @@ from extract.encoders.base import Settings
 from extract.engine import Cluster, run_jobs
 from extract.features import Description, Quarantined, describe_feature_set, write_quarantine
 from extract.files import remove_stale
-from extract.plan import STORED_DTYPE
 from extract.shards import find_done, shard_numbers
 from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
 from extract.table import Utterance, write_table
@@ -97,7 +96,7 @@ def _describe(one: ModalityPlan) -> None:
             fingerprinted=one.info.ingredients(),
             weights_digest=one.info.digest,
             dim=one.info.dim,
-            dtype=STORED_DTYPE,
+            dtype=one.info.stored,
             rows_per_second=one.info.rows_per_second,
             random_weights=one.info.random_weights,
             preset=one.preset,

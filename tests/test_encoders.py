@@ -67,7 +67,7 @@ def media(modality: str) -> list[object]:
 
 
 def encode(encoder, prepared: dict[str, Prepared]) -> dict[str, np.ndarray]:
-    batches = _Batches(encoder, _Clock())
+    batches = _Batches(encoder, _Clock(), "float16")
     for name, one in prepared.items():
         batches.add(name, one)
     return {name: found.value for name, found in batches.finish().items()}
@@ -247,7 +247,7 @@ def test_memo_sees_a_changed_file(tmp_path: Path) -> None:
     ("modality", "spec", "message"),
     [
         ("text", "bert", "is not a known spec; use hf:ID_OR_DIR"),
-        ("audio", "hf:x", "is not a known spec; use whisper:NAME_OR_PT"),
+        ("audio", "open_clip:x", "is not a known spec; use whisper:NAME_OR_PT"),
         ("text", "hf:", "is not a known spec"),
         ("text", "hf:/no/such/place", "no directory /no/such/place"),
         ("text", "hf:{tmp}", "is not a model directory: it holds no config.json"),
@@ -325,7 +325,7 @@ def test_units_of_different_shapes_are_never_batched_together(models: Path) -> N
             return [np.full((unit.rows, 2), unit.arrays[0][0], np.float32) for unit in units]
 
     recorder = Recorder()
-    batches = _Batches(recorder, _Clock())
+    batches = _Batches(recorder, _Clock(), "float16")
     for number in range(7):
         unit = Unit((np.full(2 + number % 2, number),), rows=1)
         batches.add(str(number), Prepared([unit, unit], np.zeros(2, np.float32)))

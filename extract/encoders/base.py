@@ -9,7 +9,7 @@ on what it was batched with.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -45,6 +45,8 @@ class EncoderInfo:
         random_weights: Whether the weights are marked as random.
         preprocessing: Every other setting that changes a value; part of the fingerprint.
         dtype: In which it computes.
+        stored: In which its rows are stored.
+        detector: What finds faces where it is shown those: `haar`, or the path of YuNet's file.
     """
 
     spec: str
@@ -58,6 +60,8 @@ class EncoderInfo:
     random_weights: bool
     preprocessing: Mapping[str, Any]
     dtype: str
+    stored: Literal["float16", "float32"] = "float16"
+    detector: str | None = None
 
     def ingredients(self) -> dict[str, Any]:
         """Return what goes into the fingerprint: all that changes a value, and nothing else."""
@@ -84,11 +88,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One utterance, ready for the encoder: its units in order and the time of every row."""
+    """One utterance, ready for the encoder: its units in order and the time of every row.
+
+    `flags` say what is unusual about it, `counts` what was counted in it.
+    """
 
     units: Sequence[Unit]
     time: NDArray[np.float32]
     flags: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Encoder(Protocol):

@@ -7,8 +7,8 @@ never taken for a part of a path.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,18 +16,13 @@ from extract.errors import ExtractError
 
 Layer = int | Literal["last4"] | None
 Context = Literal["full", "bucket"]
-OptionName = Literal["layer", "context", "face"]
+OptionName = Literal["layer", "context"]
 
-_FORMS: dict[OptionName, str] = {
-    "layer": r"-?\d+|last4",
-    "context": "full|bucket",
-    "face": r"face(?::.+)?",
-}
 _EXAMPLES: dict[OptionName, str] = {
-    "layer": "@N or @last4",
-    "context": "@full or @bucket",
-    "face": "@face or @face:YUNET.onnx",
+    "layer": "@N or @last4 for a hidden layer",
+    "context": "@full or @bucket for the context",
 }
+_FACE = re.compile(r"(?P<rest>.+?)@face(:(?P<file>.+))?")
 
 
 @dataclass(frozen=True)
@@ -37,14 +32,11 @@ class Options:
     Attributes:
         layer: Number of a hidden state (0 is the embeddings, -1 the last), `last4` for the mean of
             the last four, None for the model's own output.
-        context: How much of a fixed window an audio encoder sees.
-        face: None for whole frames, `haar` for the detector that OpenCV brings, else the path of
-            YuNet's file.
+        context: How much of its fixed window an audio encoder sees.
     """
 
     layer: Layer = None
     context: Context = "full"
-    face: str | None = None
 
 
 def split_options(
@@ -58,17 +50,36 @@ def split_options(
     name, chosen = reference, Options()
     while "@" in name and not Path(name).expanduser().exists():
         name, _, written = name.rpartition("@")
-        kind = next((kind for kind in allowed if re.fullmatch(_FORMS[kind], written)), None)
-        if kind == "layer":
-            layer: Layer = "last4" if written == "last4" else int(written)
-            chosen = Options(layer, chosen.context, chosen.face)
-        elif kind == "context":
-            context: Context = "bucket" if written == "bucket" else "full"
-            chosen = Options(chosen.layer, context, chosen.face)
-        elif kind == "face":
-            detector = written.partition(":")[2] or "haar"
-            chosen = Options(chosen.layer, chosen.context, detector)
-        else:
+        read = (_READERS[kind](written, chosen) for kind in allowed)
+        options = next((each for each in read if each is not None), None)
+        if options is None:
             known = "; ".join(_EXAMPLES[each] for each in sorted(allowed)) or "none"
             raise ExtractError(f"encoder {spec}: unknown option @{written} (known here: {known})")
+        chosen = options
     return name, chosen
+
+
+def split_face(reference: str) -> tuple[str, str | None]:
+    """Return a reference without `@face`, and the detector: `haar`, YuNet's file, or None."""
+    found = _FACE.fullmatch(reference)
+    if found is None or Path(reference).expanduser().exists():
+        return reference, None
+    return found["rest"], found["file"] or "haar"
+
+
+def _read_layer(written: str, chosen: Options) -> Options | None:
+    if written == "last4":
+        return replace(chosen, layer="last4")
+    return replace(chosen, layer=int(written)) if re.fullmatch(r"-?\d+", written) else None
+
+
+def _read_context(written: str, chosen: Options) -> Options | None:
+    if written == "bucket":
+        return replace(chosen, context="bucket")
+    return replace(chosen, context="full") if written == "full" else None
+
+
+_READERS: dict[OptionName, Callable[[str, Options], Options | None]] = {
+    "layer": _read_layer,
+    "context": _read_context,
+}

@@ -8,8 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from extract.encoders import clip_visual, hf_text, whisper_audio
+from extract.encoders import (
+    clip_visual,
+    hf_audio,
+    hf_text,
+    hf_visual,
+    opensmile_audio,
+    whisper_audio,
+)
 from extract.encoders.base import Encoder, EncoderInfo, Settings
+from extract.encoders.face_crop import FaceCrop, with_faces
+from extract.encoders.options import split_face
 from extract.encoders.weights import Memo
 from extract.errors import ExtractError
 
@@ -24,20 +33,35 @@ class _Kind:
 
 
 _KINDS = {
-    "hf-text": _Kind("text", "hf", "hf:ID_OR_DIR[@layer]", hf_text.resolve, hf_text.HfText),
+    "hf-text": _Kind("text", "hf", "hf:ID_OR_DIR[@LAYER]", hf_text.resolve, hf_text.HfText),
     "whisper": _Kind(
         "audio",
         "whisper",
-        "whisper:NAME_OR_PT",
+        "whisper:NAME_OR_PT[@bucket]",
         whisper_audio.resolve,
         whisper_audio.WhisperAudio,
+    ),
+    "hf-audio": _Kind("audio", "hf", "hf:ID_OR_DIR[@LAYER]", hf_audio.resolve, hf_audio.HfAudio),
+    "opensmile": _Kind(
+        "audio",
+        "opensmile",
+        "opensmile:SET[/lld]",
+        opensmile_audio.resolve,
+        opensmile_audio.OpenSmileAudio,
     ),
     "open_clip": _Kind(
         "visual",
         "open_clip",
-        "open_clip:ARCH/TAG, open_clip:local-dir:DIR or open_clip:hf-hub:ID",
+        "open_clip:ARCH/TAG, open_clip:local-dir:DIR or open_clip:hf-hub:ID, each with [@face]",
         clip_visual.resolve,
         clip_visual.ClipVisual,
+    ),
+    "hf-visual": _Kind(
+        "visual",
+        "hf",
+        "hf:ID_OR_DIR[@LAYER][@face]",
+        hf_visual.resolve,
+        hf_visual.HfVisual,
     ),
 }
 
@@ -54,7 +78,11 @@ def resolve_encoder(modality: str, spec: str, settings: Settings, memo: Memo) ->
     kinds = [kind for kind in _KINDS.values() if kind.modality == modality]
     for kind in kinds:
         if kind.scheme == scheme and mark and reference:
-            return kind.resolve(reference, spec, settings, memo)
+            if modality != "visual":
+                return kind.resolve(reference, spec, settings, memo)
+            rest, face = split_face(reference)
+            info = kind.resolve(rest, spec, settings, memo)
+            return info if face is None else with_faces(info, face, spec, memo)
     forms = "; ".join(kind.form for kind in kinds)
     raise ExtractError(f"{modality} encoder {spec!r} is not a known spec; use {forms}")
 
@@ -65,4 +93,5 @@ def load_encoder(info: EncoderInfo, device: str) -> Encoder:
     Raises:
         ExtractError: its files are not what its spec says.
     """
-    return _KINDS[info.kind].load(info, device)
+    encoder = _KINDS[info.kind].load(info, device)
+    return encoder if info.detector is None else FaceCrop(encoder, info)

@@ -1,0 +1,152 @@
+"""Speech through any waveform model of `transformers`: wav2vec 2.0, HuBERT, WavLM and their kin.
+
+The feature extractor's own normalisation is applied to each utterance by itself. Models that
+normalise over time in their first convolution (`feat_extract_norm` "group": the base models) would
+hear padding in every row, so their utterances are encoded one at a time and never padded. The
+others (the large models, XLS-R) were trained with a mask: there an utterance is padded to the
+smallest of a few fixed lengths that holds it, and masked. Which of the two is part of the
+fingerprint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
+from extract.encoders.hf_model import (
+    CONFIG,
+    find_hf_model,
+    load_hf_model,
+    not_loadable,
+    states_of,
+)
+from extract.encoders.options import Layer, split_options
+from extract.encoders.weights import Memo, read_config
+from extract.errors import ExtractError
+from extract.media import SAMPLE_RATE, Audio
+
+BUCKET_SECONDS = (1, 2, 5, 10, 15, 30)
+_PREPROCESSOR = "preprocessor_config.json"
+_UNUSED = ("masked_spec_embed", "pooler")  # for training by masking
+_BATCH = {"cpu": 4, "cuda": 32}
+
+
+def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> EncoderInfo:
+    """Find the model that `ID_OR_DIR[@layer]` names.
+
+    Raises:
+        ExtractError: there is no such model, or it is not one that hears waveforms at 16 kHz.
+    """
+    name, options = split_options(reference, spec, ["layer"])
+    found = find_hf_model(name, options.layer, spec, ["*.json"], memo)
+    dim, strides = found.number("hidden_size"), found.config.get("conv_stride")
+    if dim is None or not isinstance(strides, list) or found.config.get("add_adapter"):
+        raise ExtractError(
+            f"encoder {spec}: {found.folder / CONFIG} (model_type "
+            f"{found.config['model_type']}) is not an encoder of waveforms such as wav2vec2, "
+            "hubert or wavlm; for Whisper use whisper:NAME_OR_PT"
+        )
+    _check_extractor(found.folder / _PREPROCESSOR, spec)
+    padded = found.config.get("feat_extract_norm") == "layer"
+    return EncoderInfo(
+        spec=spec,
+        kind="hf-audio",
+        medium="audio",
+        slug=found.slug,
+        location=str(found.folder),
+        digest=found.digest,
+        dim=dim,
+        rows_per_second=SAMPLE_RATE / math.prod(strides),
+        random_weights=found.random_weights,
+        preprocessing={
+            "sample_rate": SAMPLE_RATE,
+            "max_seconds": settings.max_seconds,
+            "layer": options.layer,
+            "bucket_seconds": BUCKET_SECONDS if padded else None,
+        },
+        dtype=settings.dtype,
+    )
+
+
+def _check_extractor(path: Path, spec: str) -> None:
+    if not path.is_file():
+        raise ExtractError(
+            f"encoder {spec}: {path.parent} holds no {path.name}, which says how the model "
+            "wants its samples; take it from the published model"
+        )
+    rate = read_config(path, spec).get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise ExtractError(f"encoder {spec}: wants {rate} Hz, but audio is read at {SAMPLE_RATE}")
+
+
+class HfAudio:
+    """A loaded encoder of waveforms."""
+
+    def __init__(self, info: EncoderInfo, device: str) -> None:
+        from transformers import AutoFeatureExtractor
+
+        buckets: Sequence[float] | None = info.preprocessing["bucket_seconds"]
+        self._buckets = [round(seconds * SAMPLE_RATE) for seconds in buckets or ()]
+        self._model = load_hf_model(
+            info.location,
+            info.spec,
+            info.dtype,
+            attention="eager" if self._buckets else "sdpa",
+            unused=_UNUSED,
+        ).to(device)
+        try:
+            self._extractor = AutoFeatureExtractor.from_pretrained(
+                info.location, local_files_only=True
+            )
+        except Exception as error:  # of transformers
+            raise not_loadable(info.spec, info.location, error) from error
+        config = self._model.config
+        self._convolutions = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self._hop_seconds = math.prod(config.conv_stride) / SAMPLE_RATE
+        self._layer: Layer = info.preprocessing["layer"]
+        self._dtype, self._device = self._model.dtype, device
+        # Utterances that are not padded hardly ever share a length: a batch of them is one.
+        self.batch_size = _BATCH[device.partition(":")[0]] if self._buckets else 1
+
+    def prepare(self, medium: Audio) -> Prepared:
+        """Normalise an utterance as the model wants it, and pad it to its bucket."""
+        found = self._extractor(medium.samples, sampling_rate=SAMPLE_RATE, return_tensors="np")
+        samples = found["input_values"][0].astype(np.float32)
+        rows = self._rows(len(samples))
+        time = np.arange(rows, dtype=np.float32) * np.float32(self._hop_seconds)
+        if not self._buckets:
+            return Prepared([Unit((samples,), rows)], time, medium.flags)
+        # Longer than every bucket only where the user allows longer spans: then to whole seconds.
+        whole = -(-len(samples) // SAMPLE_RATE) * SAMPLE_RATE
+        length = next((each for each in self._buckets if each >= len(samples)), whole)
+        mask = (np.arange(length) < len(samples)).astype(np.int64)
+        samples = np.pad(samples, (0, length - len(samples)))
+        return Prepared([Unit((samples, mask), rows)], time, medium.flags)
+
+    def encode(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
+        """Encode a batch of equally long waveforms [time]."""
+        import torch
+
+        samples, *mask = (
+            torch.from_numpy(np.stack(arrays)).to(self._device)
+            for arrays in zip(*(unit.arrays for unit in units), strict=True)
+        )
+        with torch.inference_mode():
+            output = self._model(
+                samples.to(self._dtype),
+                attention_mask=mask[0] if mask else None,
+                output_hidden_states=self._layer is not None,
+            )
+            values = states_of(output, self._layer).float().cpu().numpy()
+        return [value[: unit.rows] for value, unit in zip(values, units, strict=True)]
+
+    def _rows(self, samples: int) -> int:
+        """Return how many rows the convolutions make of a number of samples."""
+        for kernel, stride in self._convolutions:
+            samples = (samples - kernel) // stride + 1
+        return samples
