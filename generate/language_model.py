@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from generate.decoding import AnswerTree, answer_log_probabilities, build_tree, tree_attention
-from generate.errors import GenerateError
+from generate.errors import GenerateError, first_line
 from generate.prompts import Prompt
 
 
@@ -296,11 +296,10 @@ def _with_adapter(model: Any, folder: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of what a library says, without its full stop."""
-    said = str(error).strip().splitlines()
+    """Return why a model cannot be loaded, in few words."""
     if "ignore_mismatched_sizes" in str(error):
         return "its weights have other shapes than its config.json says"
-    return said[0].rstrip(".") if said else type(error).__name__
+    return first_line(error)
 
 
 @contextmanager

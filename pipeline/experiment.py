@@ -88,6 +88,7 @@ def run_experiment(
         folders.append(folder)
         config = _config(request, corpus, experiment, seed)
         if not prepare(folder, config, resume=request.resume, fresh=request.fresh):
+            folder.read_result()
             say(f"{folder.path}: finished already; --fresh trains it again")
             continue
         _run(request, corpus, config, folder, seed, progress, say)

@@ -12,18 +12,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fuse.fusion import EXPERTS, Fused, Fusion, FusionConfig
 from fuse.gates import LEVELS, balance_loss, reliability_loss
 from fuse.streams import Stream, Turns
+from generate.errors import first_line
 from generate.language_model import (
     LanguageModel,
     LoraSettings,
     PromptTokens,
     load_language_model,
 )
+from pipeline.errors import PipelineError
 from pipeline.settings import TrainSettings
 
 MODEL_FILE = "model.json"
@@ -163,11 +166,22 @@ def build_model(
 
 
 def load_model(folder: Path, llm: str, device: torch.device) -> Egmf:
-    """Load what `Egmf.save` wrote, for prediction."""
-    fields = json.loads((folder / MODEL_FILE).read_text())
-    fields |= {key: tuple(each) for key, each in fields.items() if isinstance(each, list)}
-    fusion = Fusion(FusionConfig(**fields))
-    fusion.load_state_dict(load_file(folder / FUSION_FILE))
+    """Load what `Egmf.save` wrote, for prediction.
+
+    Raises:
+        PipelineError: the fusion's files are missing or damaged.
+        GenerateError: the language model or the adapter cannot be loaded.
+    """
+    try:
+        fields = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+        fields |= {key: tuple(each) for key, each in fields.items() if isinstance(each, list)}
+        fusion = Fusion(FusionConfig(**fields))
+        fusion.load_state_dict(load_file(folder / FUSION_FILE))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise PipelineError(
+            f"{folder}: the saved model cannot be read ({first_line(error)}); train the run again "
+            "with --fresh"
+        ) from error
     adapter = folder if (folder / "adapter_config.json").is_file() else None
     language = load_language_model(
         llm, lora=None, adapter=adapter, device=device, dtype=_compute_dtype(device)

@@ -137,7 +137,7 @@ def prepare(folder: RunFolder, config: Mapping[str, Any], *, resume: bool, fresh
     if fresh and folder.path.exists():
         shutil.rmtree(folder.path)
     if folder.config.is_file() and (folder.finished or folder.begun):
-        if folder.config.read_text(encoding="utf-8") != text:
+        if folder.config.read_bytes() != text.encode():
             raise PipelineError(
                 f"{folder.path}: holds a run with other settings or other features; "
                 "name another --experiment, or replace it with --fresh"

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from generate.errors import first_line
 from pipeline.augment import Augmented, augment
+from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics_of, prediction_table, score
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
@@ -294,7 +296,7 @@ def _load(
     if not folder.checkpoint.is_dir():
         folder.log.unlink(missing_ok=True)
         return Progress()
-    state = torch.load(folder.checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    state, progress = _read_checkpoint(folder.checkpoint)
     with torch.no_grad():
         for parameter, saved in zip(_trainable(model), state["weights"], strict=True):
             parameter.copy_(saved)
@@ -304,9 +306,20 @@ def _load(
         optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
     ):
         group["lr"] = base * factor(schedule.last_epoch)
-    progress = Progress(**json.loads((folder.checkpoint / "progress.json").read_text()))
     _cut_log(folder.log, progress.step)
     return progress
+
+
+def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], Progress]:
+    """Read the state of model and optimizer, and how far training had come."""
+    try:
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+    except Exception as error:  # torch raises whatever the damage makes of its reader
+        raise PipelineError(
+            f"{folder}: damaged ({first_line(error)}); start the run again with --fresh"
+        ) from error
+    return state, progress
 
 
 def _cut_log(log: Path, step: int) -> None:

@@ -187,8 +187,9 @@ class _Lines:
             return
         self._shown = now
         rate = (self._done - self._before) / max(now - self._started, 1e-9)
-        left = f"{(self._total - self._done) / rate:.0f} s left" if rate else "time left unknown"
-        note(
-            f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, "
-            f"{rate:.1f} {self._unit}/s, {left}"
-        )
+        line = f"{self._title}: {self._done:,} of {self._total:,} {self._unit}"
+        if rate:
+            line += f", {rate:.1f} {self._unit}/s"
+            if self._done < self._total:
+                line += f", {(self._total - self._done) / rate:.0f} s left"
+        note(line)

@@ -90,7 +90,7 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the training split at most. Default: 20 (tiny: 12)."),
+        typer.Option(min=1, help="Passes over the training split at most. Default: the preset's."),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -209,7 +209,7 @@ def _show(runs: list[RunFolder], *, as_json: bool) -> None:
         shown = ", ".join(
             f"{name.replace('_', ' ')} {test[name]:.3f}"
             for name in names
-            if test.get(name) is not None
+            if isinstance(test.get(name), int | float)
         )
         typer.echo(f"{folder}: {'test' if 'test' in result else 'validation'} {shown}")
 
