@@ -20,8 +20,8 @@ from extract.errors import ExtractError
 
 HAAR = "haar"
 MARGIN = 0.25  # of the face's side, added on each side: brows, chin and cheeks speak too
-SMOOTHING_SECONDS = 0.75  # frames at most so far away have a say in a frame's box
-_SIDE = 480  # pixels; larger pictures are searched at this size
+SMOOTHING_SECONDS = 0.5  # frames at most so far away have a say in a frame's box
+_SIDE = 360  # pixels; larger pictures are searched at this size
 _SMALLEST = 0.08  # of the picture's shorter side: smaller faces are bystanders
 _YUNET_SCORE = 0.6
 _CASCADE = "haarcascade_frontalface_default.xml"
@@ -88,7 +88,7 @@ class FaceFinder:
         if not len(found):
             return None
         x, y, w, h = max(found, key=lambda box: box[2] * box[3])
-        return (x + w / 2) / scale, (y + h / 2) / scale, max(w, h) / scale
+        return float((x + w / 2) / scale), float((y + h / 2) / scale), float(max(w, h) / scale)
 
     def _search_haar(self, picture: NDArray[np.uint8]) -> Any:
         import cv2

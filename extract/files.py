@@ -28,7 +28,7 @@ def publishing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place when the block ends well.
 
     The block writes and closes the temporary file. On any exception it is removed and `path`
-    stays as it was.
+    stays as it was; an `OSError` names `path`, which people know, and not the temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
@@ -38,8 +38,10 @@ def publishing(path: Path) -> Iterator[Path]:
         _fsync(temporary)
         temporary.replace(path)
         _fsync(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
 
 

@@ -84,7 +84,9 @@ def _swin() -> tuple[Any, Any]:
     """One without a class token."""
     from transformers import SwinConfig, SwinModel, ViTImageProcessor
 
-    config = SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2])
+    config = SwinConfig(
+        image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
+    )
     return SwinModel(config), ViTImageProcessor(size={"height": 32, "width": 32})
 
 

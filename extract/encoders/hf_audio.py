@@ -96,7 +96,7 @@ class HfAudio:
             info.location,
             info.spec,
             info.dtype,
-            attention="eager" if self._buckets else "sdpa",
+            masked=bool(self._buckets),
             unused=_UNUSED,
         ).to(device)
         try:

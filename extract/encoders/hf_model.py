@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from extract.encoders.options import Layer
 from extract.encoders.weights import (
@@ -87,7 +87,7 @@ def load_hf_model(
     spec: str,
     dtype: str,
     *,
-    attention: Literal["eager", "sdpa"],
+    masked: bool,
     unused: Collection[str] = (),
 ) -> Any:
     """Load a model's `AutoModel`.
@@ -96,8 +96,9 @@ def load_hf_model(
         location: Its directory.
         spec: The spec, for messages.
         dtype: Name of the torch dtype.
-        attention: Which form of attention computes. The fused one leaves a mask away when a whole
-            batch needs none, so that a masked row's last bits would depend on its neighbours.
+        masked: Whether its batches come with masks. The fused form of attention leaves a mask away
+            when a whole batch needs none, and a row's last bits would depend on its neighbours:
+            masked batches therefore take the plain form, others the library's choice.
         unused: Parts of names of weights that may be missing, because no row is made of them.
 
     Raises:
@@ -113,7 +114,7 @@ def load_hf_model(
             location,
             local_files_only=True,
             dtype=getattr(torch, dtype),
-            attn_implementation=attention,
+            attn_implementation="eager" if masked else None,
             output_loading_info=True,
         )
     except Exception as error:  # of transformers and safetensors, each its own

@@ -71,9 +71,7 @@ class HfText:
             self._tokenizer = AutoTokenizer.from_pretrained(info.location, local_files_only=True)
         except Exception as error:  # of transformers and tokenizers, each its own
             raise not_loadable(info.spec, info.location, error) from error
-        model = load_hf_model(
-            info.location, info.spec, info.dtype, attention="eager", unused=["pooler"]
-        )
+        model = load_hf_model(info.location, info.spec, info.dtype, masked=True, unused=["pooler"])
         self._longest = _longest_input(self._tokenizer, model.config)
         if model.config.is_encoder_decoder:
             model = model.get_encoder()

@@ -110,7 +110,7 @@ class HfVisual:
         self._layer: Layer = info.preprocessing["layer"]
         unused = [] if self._pooling in _NO_LAYERS else ["pooler"]
         self._model = load_hf_model(
-            info.location, info.spec, info.dtype, attention="sdpa", unused=unused
+            info.location, info.spec, info.dtype, masked=False, unused=unused
         ).to(device)
         try:
             self._processor = AutoImageProcessor.from_pretrained(
