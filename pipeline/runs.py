@@ -15,15 +15,18 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from extract.files import publish_json, publish_text
+from generate.errors import first_line
 from pipeline.errors import PipelineError
 
 RESULT_FORMAT = 1
@@ -172,8 +175,29 @@ def environment() -> dict[str, Any]:
     }
 
 
-def publish_folder(partial: Path, place: Path) -> None:
-    """Move a finished folder into place; the old one stays until the new one is there."""
+@contextmanager
+def publishing_folder(place: Path) -> Iterator[Path]:
+    """Yield a fresh folder and move it to `place` when the block ends well.
+
+    The old one stays until the new one is there.
+
+    Raises:
+        PipelineError: the block could not write its files.
+    """
+    partial = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError | SafetensorError):  # peft's writer has errors of its own
+            reason = error.strerror if isinstance(error, OSError) else first_line(error)
+            raise PipelineError(
+                f"{place}: cannot be written ({reason}); make room or check the path, then go on "
+                "with --resume"
+            ) from error
+        raise
     old = place.with_name(f"{place.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
@@ -183,10 +207,12 @@ def publish_folder(partial: Path, place: Path) -> None:
 
 
 def recover_folder(place: Path) -> None:
-    """Bring back the old folder when a run died between the two renames of `publish_folder`."""
+    """Bring `place` in order when a run died in the midst of `publishing_folder`."""
     old = place.with_name(f"{place.name}.old")
     if not place.exists() and old.exists():
         old.rename(place)
+    for partial in place.parent.glob(f"{place.name}.*.tmp"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def jsonable(value: Any) -> Any:

@@ -7,10 +7,9 @@ epoch, no random state, and goes on as if it had never stopped.
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
 from pipeline.model import AuxiliaryTargets, Egmf, ItemBatch
 from pipeline.prompting import Prompter
-from pipeline.runs import RunFolder, publish_folder, recover_folder
+from pipeline.runs import RunFolder, publishing_folder, recover_folder
 from pipeline.settings import TrainSettings
 
 LOG_EVERY = 10
@@ -264,24 +263,21 @@ def _save(
 ) -> None:
     """Publish the best weights, then the checkpoint; neither is ever half there."""
     if best:
-        partial = folder.path / f"best.{os.getpid()}.tmp"
-        shutil.rmtree(partial, ignore_errors=True)
-        model.save(partial)
-        publish_folder(partial, folder.best)
-    partial = folder.path / f"checkpoint.{os.getpid()}.tmp"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    torch.save(
-        {
-            "weights": [p.detach().cpu() for p in _trainable(model)],
-            "buffers": dict(model.fusion.named_buffers()),
-            "optimizer": optimizer.state_dict(),
-            "schedule": {"last_epoch": schedule.last_epoch},
-        },
-        partial / "state.pt",
-    )
-    (partial / "progress.json").write_text(json.dumps(vars(progress)))
-    publish_folder(partial, folder.checkpoint)
+        with publishing_folder(folder.best) as partial:
+            model.save(partial)
+    with publishing_folder(folder.checkpoint) as partial:
+        state = io.BytesIO()  # torch's own writer does not say that a disk is full
+        torch.save(
+            {
+                "weights": [p.detach().cpu() for p in _trainable(model)],
+                "buffers": dict(model.fusion.named_buffers()),
+                "optimizer": optimizer.state_dict(),
+                "schedule": {"last_epoch": schedule.last_epoch},
+            },
+            state,
+        )
+        (partial / "state.pt").write_bytes(state.getbuffer())
+        (partial / "progress.json").write_text(json.dumps(vars(progress)))
 
 
 def _load(
@@ -325,11 +321,12 @@ def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], Progress]:
 def _cut_log(log: Path, step: int) -> None:
     """Drop the log's lines of an epoch that is done again, and a torn last line."""
     kept = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    for line in text.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
     log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 

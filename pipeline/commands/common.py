@@ -103,7 +103,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             if error.errno not in _PATH_TROUBLE:
                 raise
             where = error.filename or "the disk that this run writes to"
-            note(f"error: {where}: {os.strerror(error.errno).lower()}; see to it and run again")
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "free some space" if full else "check the path and its permissions"
+            note(f"error: {where}: {os.strerror(error.errno).lower()}; {remedy} and run again")
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
             note("stopped; the same command goes on where it was")
