@@ -13,12 +13,16 @@ from pipeline.metrics import (
     median_baseline,
     regression_metrics,
 )
+from pipeline.report.experiments import group_experiments
+from pipeline.report.load import load_runs
 
 EMOTIONS = ("neutral", "joy", "sadness", "anger", "surprise")
 WORDS = {
     "en": dict(zip(EMOTIONS, EMOTIONS, strict=True)),
     "zh": dict(zip(EMOTIONS, ("平静", "高兴", "悲伤", "愤怒", "惊奇"), strict=True)),
 }
+MELD = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+SPITEFUL = "<script>alert(1)<"
 LIMIT = {"mosi": 3.0, "sims": 1.0}
 EXPERTS = ("local", "semantic", "global")
 TASKS = {
@@ -156,6 +160,33 @@ def write_demo(runs: Path, *, rows: int = 300, seeds: tuple[int, ...] = (1,)) ->
         for seed in seeds:
             skill = 0.25 + 0.2 * len(modalities) + 0.01 * seed
             write_run(runs, "demo", name, seed, modalities=modalities, skill=skill, rows=rows)
+
+
+def emotion_run(runs, experiment="egmf", seed=1, **changes):
+    settings = {"protocol": "emotion", "task": ("classification",), "labels": MELD, "rows": 60}
+    return write_run(runs, "meld", experiment, seed, **(settings | changes))
+
+
+def sims_run(runs, experiment="egmf", seed=1, **changes):
+    settings = {"protocol": "sims", "task": ("regression",), "rows": 60}
+    return write_run(runs, "simsv2", experiment, seed, **(settings | changes))
+
+
+def edit_result(folder, change):
+    path = folder / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    change(result)
+    path.write_text(json.dumps(result), encoding="utf-8")
+
+
+def table(out, name):
+    with (out / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def experiments_of(runs):
+    """Group all runs below a folder."""
+    return group_experiments(load_runs(runs).runs)
 
 
 def _predict(dataset, split, rows, labels, limit, skill, draw):

@@ -9,16 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
-from sklearn.metrics import f1_score, r2_score
+from sklearn.metrics import confusion_matrix, f1_score, r2_score, recall_score
 
 from pipeline.metrics import (
-    bootstrap,
-    bootstrap_interval,
-    bootstrap_values,
     classification_metrics,
     majority_baseline,
     median_baseline,
-    paired_bootstrap,
     regression_metrics,
 )
 from pipeline.metrics.regression import (
@@ -58,6 +54,7 @@ def test_classification_by_hand():
     assert scores["per_class"]["anger"]["f1"] == 0.0
     assert scores["weighted_f1"] == pytest.approx((3 * 2 / 3 + 2 * 1 / 2 + 0) / 6)
     assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert scores["uar"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
 
 
 def test_weights_of_f1_come_from_the_truth():
@@ -74,6 +71,7 @@ def test_absent_class_counts_in_the_macro_average():
     scores = classification_metrics(["joy", "joy"], ["joy", "joy"], LABELS)
     assert scores["macro_f1"] == pytest.approx(1 / 3)
     assert scores["weighted_f1"] == 1.0
+    assert scores["uar"] == 1.0, "a label without a row has no recall to average"
 
 
 def test_classification_refuses_what_it_cannot_score():
@@ -102,6 +100,21 @@ def test_classification_agrees_with_counting(pairs):
     assert scores["macro_f1"] == pytest.approx(np.mean(f1), abs=1e-9)
     assert scores["weighted_f1"] == pytest.approx(np.dot(f1, support) / len(pairs), abs=1e-9)
     assert np.sum(scores["confusion"]) + answers.count(None) == len(pairs)
+
+
+def test_classification_agrees_with_scikit_learn():
+    draw = np.random.default_rng(11)
+    for _ in range(300):
+        size = int(draw.integers(1, 60))
+        truth, answers = draw.choice(LABELS, size), draw.choice(LABELS, size)
+        scores = classification_metrics(truth.tolist(), answers.tolist(), LABELS)
+        for name, average in (("weighted_f1", "weighted"), ("macro_f1", "macro")):
+            expected = f1_score(truth, answers, labels=LABELS, average=average, zero_division=0.0)
+            assert scores[name] == pytest.approx(expected, abs=1e-9)
+        expected = recall_score(truth, answers, labels=np.unique(truth), average="macro")
+        assert scores["uar"] == pytest.approx(expected, abs=1e-9)
+        expected = confusion_matrix(truth, answers, labels=LABELS)
+        assert scores["confusion"] == expected.tolist()
 
 
 # The MOSI family
@@ -302,65 +315,6 @@ def test_median_baseline_is_fitted_on_the_training_split():
     scores = median_baseline(array(-1, 0.4, 0.6), array(0.4, -0.6), "sims")
     assert scores["mae"] == pytest.approx(0.5)
     assert scores["corr"] is None
-
-
-# Bootstrap
-
-
-def test_statistics_equal_the_metrics():
-    draw = np.random.default_rng(3)
-    truth, answers = draw.integers(0, 3, 90), draw.integers(-1, 3, 90)
-    names = [LABELS[number] for number in truth]
-    read = [None if number < 0 else LABELS[number] for number in answers]
-    scores = classification_metrics(names, read, LABELS)
-    assert bootstrap.accuracy(truth, answers) == pytest.approx(scores["accuracy"])
-    assert bootstrap.weighted_f1(3)(truth, answers) == pytest.approx(scores["weighted_f1"])
-    truth, answers = draw.normal(size=50), draw.normal(size=50)
-    answers[:4] = math.nan
-    scores = regression_metrics(truth, answers, "mosi")
-    assert bootstrap.mae(truth, answers) == pytest.approx(scores["mae"])
-    assert bootstrap.corr(truth, answers) == pytest.approx(scores["corr"])
-
-
-def test_interval_of_an_accuracy_matches_the_binomial_one():
-    truth = np.zeros(400, dtype=int)
-    answers = (np.arange(400) >= 300).astype(int)
-    low, high = bootstrap_interval(truth, answers, bootstrap.accuracy)
-    width = 1.96 * math.sqrt(0.75 * 0.25 / 400)
-    assert low == pytest.approx(0.75 - width, abs=0.008)
-    assert high == pytest.approx(0.75 + width, abs=0.008)
-    assert (low, high) == bootstrap_interval(truth, answers, bootstrap.accuracy)
-
-
-def test_resamples_score_the_rows_they_drew():
-    draw = np.random.default_rng(5)
-    truth, answers = draw.integers(0, 3, 40), draw.integers(-1, 3, (2, 40))
-    values = bootstrap_values(truth, answers, bootstrap.weighted_f1(3), resamples=300, seed=9)
-    rows = np.random.default_rng(9).integers(0, 40, size=(300, 40))
-    for number in (0, 249, 250, 299):
-        kept = rows[number]
-        expected = [
-            f1_score(truth[kept], one[kept], labels=[0, 1, 2], average="weighted", zero_division=0)
-            for one in answers
-        ]
-        assert values[number] == pytest.approx(np.mean(expected))
-
-
-def test_paired_bootstrap_sees_a_difference_and_none():
-    truth = np.zeros(200, dtype=int)
-    good, poor = truth.copy(), truth.copy()
-    good[:20], poor[:60] = 1, 1
-    result = paired_bootstrap(truth, good, poor, bootstrap.accuracy)
-    assert result.difference == pytest.approx(0.2)
-    assert 0.1 < result.low < 0.2 < result.high < 0.3
-    assert result.p_value == pytest.approx(2 / 2001)
-    same = paired_bootstrap(truth, good, good, bootstrap.accuracy)
-    assert (same.difference, same.p_value) == (0.0, 1.0)
-
-
-def test_bootstrap_refuses_shapes_that_do_not_match():
-    with pytest.raises(ValueError, match="against"):
-        bootstrap_values(np.zeros(3), np.zeros((2, 4)), bootstrap.mae)
 
 
 # Trivial scores of the real label lists

@@ -1,53 +1,26 @@
-"""The report from run folders to files: figures, alarms, damage, hostile text, the command."""
+"""The report from run folders to files: figures, alarms, damaged and mixed runs."""
 
-import csv
 import json
-import re
-import subprocess
-import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.report.alarms import alarms
 from pipeline.report.build import build_report
-from pipeline.report.ceilings import against_ceiling
-from pipeline.report.experiments import alarms, group_experiments, lead_experiment
+from pipeline.report.experiments import lead_experiment
 from pipeline.report.load import load_runs, read_predictions
-from pipeline.report.protocols import CORR, MAE, WEIGHTED_F1
 from pipeline.report.run_tables import footnotes
-from pipeline.report.writers import latex_escape, markdown_escape
-from tests.helpers_runs import write_demo, write_run
-
-MELD = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
-SPITEFUL = "<script>alert(1)<"
-
-
-def emotion_run(runs, experiment="egmf", seed=1, **changes):
-    settings = {"protocol": "emotion", "task": ("classification",), "labels": MELD, "rows": 60}
-    return write_run(runs, "meld", experiment, seed, **(settings | changes))
-
-
-def sims_run(runs, experiment="egmf", seed=1, **changes):
-    settings = {"protocol": "sims", "task": ("regression",), "rows": 60}
-    return write_run(runs, "simsv2", experiment, seed, **(settings | changes))
-
-
-def edit_result(folder, change):
-    path = folder / "result.json"
-    result = json.loads(path.read_text(encoding="utf-8"))
-    change(result)
-    path.write_text(json.dumps(result), encoding="utf-8")
-
-
-def table(out, name):
-    with (out / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def experiments_of(runs):
-    return group_experiments(load_runs(runs).runs)
+from tests.helpers_runs import (
+    SPITEFUL,
+    edit_result,
+    emotion_run,
+    experiments_of,
+    sims_run,
+    table,
+    write_demo,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +62,8 @@ def test_one_seed_has_no_deviation_and_baselines_stand_below(made):
     assert rows[0]["acc2_sd"] == ""
     assert rows[1]["corr"] == "", "a constant has no correlation"
     metrics = ["acc2", "acc2_weak", "acc3", "acc5", "f1", "mae", "corr", "r2"]
-    expected = [f"{key}{end}" for key in metrics for end in ("", "_sd")]
+    ends = ("", "_sd", "_low", "_high")
+    expected = [f"{key}{end}" for key in metrics for end in ends]
     assert list(rows[0]) == ["experiment", *expected, "seeds", "setup"]
 
 
@@ -102,8 +76,8 @@ def test_experiments_are_ranked_and_the_best_is_bold(made):
     text = (made[0] / "out" / "tables" / "demo-classification.tex").read_text(encoding="utf-8")
     first = text.split(r"\midrule")[1].splitlines()[1]
     assert first.startswith("egmf & ")
-    assert first.count(r"\textbf") == 3
-    assert text.count(r"\textbf") == 3
+    assert first.count(r"\textbf") == 4
+    assert text.count(r"\textbf") == 4
     errors = [row["mae"] for row in table(made[0] / "out", "demo-regression")[:-1]]
     assert float(errors[0]) == min(map(float, errors)), "a low error is the best one"
 
@@ -115,42 +89,6 @@ def test_published_rows_stand_in_their_own_block(made):
     assert rows[0]["status"] == "aggregator"
     assert rows[0]["protocol"].startswith("context not stated")
     assert not (root / "out" / "tables" / "demo-published.csv").exists()
-
-
-def test_share_of_the_ceiling_by_hand(tmp_path):
-    write_run(tmp_path, ceiling={"weighted_f1": 0.8, "corr": 0.9, "mae": 0.5}, rows=80)
-    experiments = experiments_of(tmp_path)
-    test = experiments[0].result.test
-    (row,) = against_ceiling(experiments, "classification", WEIGHTED_F1)
-    assert row.share == pytest.approx(test["weighted_f1"] / 0.8)
-    assert row.interval[0] < test["weighted_f1"] < row.interval[1]
-    assert row.share_interval == pytest.approx(tuple(bound / 0.8 for bound in row.interval))
-    assert row.difference is None
-    (row,) = against_ceiling(experiments, "regression", MAE)
-    assert row.share == pytest.approx(0.5 / test["mae"])
-    low, high = row.interval
-    assert row.share_interval == pytest.approx((0.5 / high, 0.5 / low))
-
-
-def test_subsets_are_tested_against_the_lead(tmp_path):
-    write_run(tmp_path, experiment="egmf", skill=0.9)
-    write_run(tmp_path, experiment="text", modalities=("text",), skill=0.3)
-    write_run(tmp_path, experiment="audio", modalities=("audio",), skill=0.3, rows=200)
-    rows = {
-        row.experiment.name: row
-        for row in against_ceiling(experiments_of(tmp_path), "regression", CORR)
-    }
-    assert rows["egmf"].difference is None
-    assert rows["text"].difference.difference < 0
-    assert rows["text"].difference.p_value < 0.01
-    assert rows["audio"].difference is None, "another test split cannot be paired"
-
-
-def test_no_predictions_leave_the_interval_out_and_say_so(tmp_path):
-    write_run(tmp_path / "runs", predictions=False)
-    report = build_report(tmp_path / "runs", tmp_path / "out")
-    assert any("predictions-test.csv is missing" in text for text in report.sections[0].alarms)
-    assert table(tmp_path / "out", "demo-ceiling-corr")[0]["interval"] == ""
 
 
 def test_lead_is_the_whole_model_on_most_modalities(tmp_path):
@@ -174,7 +112,7 @@ def test_one_predicted_class_is_said_loudly(tmp_path):
     emotion_run(tmp_path, "egmf", collapsed=True)
     emotion_run(tmp_path, "other")
     found = alarms(experiments_of(tmp_path))
-    assert found == ["egmf, seed 1: COLLAPSED: all 60 test predictions are “neutral”."]
+    assert found == ["egmf, seed 1: COLLAPSED: all 60 predictions are “neutral”."]
 
 
 def test_constant_and_one_sided_scores_are_said_loudly(tmp_path):
@@ -189,8 +127,8 @@ def test_constant_and_one_sided_scores_are_said_loudly(tmp_path):
         row[place] = str(abs(float(row[place])))
     path.write_text("\n".join([lines[0], *map(",".join, rows)]) + "\n", encoding="utf-8")
     found = "\n".join(alarms(experiments_of(tmp_path)))
-    assert "constant, seed 1: COLLAPSED: all test predictions are +0.00." in found
-    assert "sided, seed 1: COLLAPSED: all test predictions lie on the same side of zero." in found
+    assert "constant, seed 1: COLLAPSED: all predictions are +0.00." in found
+    assert "sided, seed 1: COLLAPSED: all predictions lie on the same side of zero." in found
 
 
 def test_scores_equal_to_the_baseline_are_said_loudly(tmp_path):
@@ -343,158 +281,3 @@ def test_a_report_that_cannot_be_written_is_a_plain_error(tmp_path):
     (tmp_path / "out").write_text("a file", encoding="utf-8")
     with pytest.raises(PipelineError, match="cannot write the report"):
         build_report(tmp_path / "runs", tmp_path / "out")
-
-
-# The page
-
-
-class Page(HTMLParser):
-    """Collects the page's tags, attributes and ids."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.links, self.ids = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name in {"src", "href", "xlink:href", "action", "poster", "srcset", "data"}:
-                self.links.append(value)
-            if name == "id":
-                self.ids.append(value)
-            assert not name.startswith("on"), (tag, name)
-
-
-def test_the_page_loads_nothing_and_runs_nothing(made):
-    text = (made[0] / "out" / "index.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert not {"script", "iframe", "link", "img", "object", "embed", "image"} & set(page.tags)
-    assert all(link.startswith("#") for link in page.links)
-    assert "default-src 'none'" in text
-    assert not re.search(r"url\((?!#)", text)
-    assert "@import" not in text
-    assert len(page.ids) == len(set(page.ids))
-    targets = {link[1:] for link in page.links}
-    assert targets <= set(page.ids)
-
-
-def test_hostile_names_are_shown_harmlessly(made):
-    root, _ = made
-    text = (root / "out" / "index.html").read_text(encoding="utf-8")
-    assert "<script" not in text
-    assert "&lt;script&gt;alert(1)&lt;" in text
-    assert "<script" not in (root / "out" / "report.md").read_text(encoding="utf-8")
-    latex = (root / "out" / "tables" / "meld-classification.tex").read_text(encoding="utf-8")
-    assert r"\textless{}script\textgreater{}" in latex
-
-
-def test_hostile_text_inside_drawings_is_escaped(tmp_path):
-    name = '"><script>$x$&'
-    write_run(tmp_path / "runs", experiment=name, rows=60, labels=("</text><b>", "a$b$"))
-    build_report(tmp_path / "runs", tmp_path / "out", ("html",))
-    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert "script" not in page.tags
-    assert "b" not in page.tags
-    assert page.tags.count("svg") == 9
-    first = text[text.index("<svg") : text.index("</svg>")]
-    assert "&lt;script&gt;$x$&amp;</text>" in first, "shown as it is, not set as a formula"
-
-
-def test_drawings_follow_the_theme(made):
-    text = (made[0] / "out" / "index.html").read_text(encoding="utf-8")
-    assert "prefers-color-scheme: dark" in text
-    for stand_in in ("#010203", "#040506", "#070809"):
-        assert stand_in not in text
-    assert "var(--ink, #1c2126)" in text
-    assert text.count("<svg") == text.count('role="img"') > 15
-
-
-def test_random_weights_are_watermarked_everywhere(made):
-    root, _ = made
-    out = root / "out"
-    words = "andom weights: figures show that the pipeline works, not what the method reaches"
-    page = (out / "index.html").read_text(encoding="utf-8")
-    assert words in page
-    assert words in (out / "report.md").read_text(encoding="utf-8")
-    for path in (out / "tables").glob("*.tex"):
-        assert (words in path.read_text(encoding="utf-8")) == path.name.startswith("demo-"), path
-    sections = page.split('class="dataset"')[1:]
-    assert [words in section for section in sections] == [True, False, False, False]
-
-
-def test_equal_runs_give_equal_files(tmp_path):
-    sims_run(tmp_path / "runs")
-    first = build_report(tmp_path / "runs", tmp_path / "first").files
-    again = build_report(tmp_path / "runs", tmp_path / "again").files
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
-
-
-def test_formats_are_written_alone(tmp_path):
-    emotion_run(tmp_path / "runs")
-    build_report(tmp_path / "runs", tmp_path / "out", ("csv",))
-    assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".csv"}
-
-
-# Escaping
-
-
-def test_latex_escapes():
-    assert latex_escape(r"a_b & 50% $x$ {\y} #1 ^~") == (
-        r"a\_b \& 50\% \$x\$ \{\textbackslash{}y\} \#1 \textasciicircum{}\textasciitilde{}"
-    )
-    assert latex_escape("R² ↑ 1 ± 2 – −3") == r"R$^2$ $\uparrow$ 1 $\pm$ 2 -- $-$3"
-
-
-def test_markdown_escapes():
-    assert markdown_escape("a|b *c* <i>&\nd") == r"a\|b \*c\* &lt;i&gt;&amp; d"
-
-
-def test_latex_tables_have_as_many_cells_as_columns(made):
-    for path in (made[0] / "out" / "tables").glob("*.tex"):
-        text = path.read_text(encoding="utf-8")
-        layout = re.search(r"\\begin\{tabular\}\{@\{\}(.*)@\{\}\}", text)[1]
-        columns = re.sub(
-            r">\{.*?\}p\{3\.2cm\}", "p", layout.replace(r"\raggedright\arraybackslash", "")
-        )
-        lines = [line for line in text.splitlines() if line.endswith(r" \\")]
-        assert len(lines) > 1
-        for line in lines:
-            assert len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1, (path.name, line)
-
-
-# The command
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-c", "from pipeline.commands.report import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_command_writes_and_says_what(tmp_path):
-    emotion_run(tmp_path / "runs", collapsed=True)
-    (tmp_path / "runs" / "meld" / "halt" / "seed-1").mkdir(parents=True)
-    done = command("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["skipped"][0]["run"] == "meld/halt/seed-1"
-    assert "COLLAPSED" in result["datasets"]["meld"]["alarms"][0]
-    assert str(tmp_path / "out" / "index.html") in result["files"]
-    assert "left out meld/halt/seed-1" in done.stderr
-    assert "COLLAPSED" in done.stderr
-
-
-def test_the_command_fails_in_plain_words(tmp_path):
-    done = command("--runs", str(tmp_path / "none"))
-    assert done.returncode == 1
-    assert re.fullmatch(
-        r"error: .*none does not exist; train one with: egmf-train .*\n", done.stderr
-    )
-    done = command("--format", "md,pdf")
-    assert done.returncode == 2
-    assert "pdf: give any of md, csv, latex, html" in done.stderr

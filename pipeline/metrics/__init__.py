@@ -1,4 +1,4 @@
-"""Scores by the field's protocols, trivial baselines and bootstrap intervals.
+"""Scores by the field's protocols, trivial baselines, bootstrap intervals and calibration.
 
 One rule is one small function, so that each quirk of a benchmark's published protocol can be read
 and tested alone. Every figure is a fraction or a plain number; what is undefined (the correlation
@@ -6,25 +6,31 @@ of a constant, a score on an empty subset) is None, which JSON writes as null.
 """
 
 from pipeline.metrics.baselines import majority_baseline, median_baseline
-from pipeline.metrics.bootstrap import (
-    PairedDifference,
-    Statistic,
-    bootstrap_interval,
-    bootstrap_values,
-    paired_bootstrap,
-)
+from pipeline.metrics.bootstrap import PairedDifference, draw_counts, interval, paired_difference
+from pipeline.metrics.calibration import Reliability, reliability
 from pipeline.metrics.classification import classification_metrics
 from pipeline.metrics.regression import RegressionProtocol, regression_metrics
+from pipeline.metrics.statistics import (
+    Statistics,
+    classification_statistics,
+    regression_statistics,
+    score_resamples,
+)
 
 __all__ = [
     "PairedDifference",
     "RegressionProtocol",
-    "Statistic",
-    "bootstrap_interval",
-    "bootstrap_values",
+    "Reliability",
+    "Statistics",
     "classification_metrics",
+    "classification_statistics",
+    "draw_counts",
+    "interval",
     "majority_baseline",
     "median_baseline",
-    "paired_bootstrap",
+    "paired_difference",
     "regression_metrics",
+    "regression_statistics",
+    "reliability",
+    "score_resamples",
 ]

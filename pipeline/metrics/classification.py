@@ -28,34 +28,29 @@ def classification_metrics(
 
     Returns:
         `n_classification`, `accuracy`, `weighted_f1` (weighted by the support in the truth),
-        `macro_f1`, `per_class`, `confusion` (`[truth, prediction]`), `unreadable_classification`.
+        `macro_f1`, `uar` (unweighted average recall over the labels that occur in the truth),
+        `per_class`, `confusion` (`[truth, prediction]`), `unreadable_classification`.
 
     Raises:
         ValueError: On no rows, on lengths that differ, and on a label outside `labels`.
     """
-    from sklearn.metrics import f1_score, precision_recall_fscore_support
-
     if not truth or len(truth) != len(prediction):
         raise ValueError(f"{len(truth)} true labels against {len(prediction)} predictions")
     true_class = class_numbers(truth, labels)
     predicted_class = class_numbers(prediction, labels)
     if UNREADABLE in true_class:
         raise ValueError("a true label is None")
-    classes = range(len(labels))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        true_class, predicted_class, labels=classes, zero_division=0.0
-    )
-
-    def average(kind: str) -> float:
-        return float(
-            f1_score(true_class, predicted_class, labels=classes, average=kind, zero_division=0.0)
-        )
-
+    counts = confusion(true_class, predicted_class, len(labels))
+    hits = np.diagonal(counts)
+    support = np.bincount(true_class, minlength=len(labels))
+    precision, recall = share(hits, counts.sum(axis=0)), share(hits, support)
+    f1 = share(2 * hits, counts.sum(axis=0) + support)
     return {
         "n_classification": len(truth),
         "accuracy": float(np.mean(true_class == predicted_class)),
-        "weighted_f1": average("weighted"),
-        "macro_f1": average("macro"),
+        "weighted_f1": float(np.sum(f1 * support) / len(truth)),
+        "macro_f1": float(np.mean(f1)),
+        "uar": float(np.mean(recall[support > 0])),
         "per_class": {
             label: {
                 "precision": float(precision[number]),
@@ -65,9 +60,14 @@ def classification_metrics(
             }
             for number, label in enumerate(labels)
         },
-        "confusion": confusion(true_class, predicted_class, len(labels)).tolist(),
+        "confusion": counts.tolist(),
         "unreadable_classification": int(np.sum(predicted_class == UNREADABLE)),
     }
+
+
+def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """Divide, 0 where the whole is 0 (the field's convention for F1 of what never occurs)."""
+    return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole != 0)
 
 
 def class_numbers(values: Sequence[str | None], labels: Sequence[str]) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Read runs, make every section, write the chosen formats."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -9,6 +10,7 @@ from extract.files import publish_text
 from pipeline.errors import PipelineError
 from pipeline.report.load import Run, SkippedRun, load_runs
 from pipeline.report.sections import Section, make_section
+from pipeline.report.tables import Table
 from pipeline.report.writers import csv_text, latex_text, markdown_text
 
 Format = Literal["md", "csv", "latex", "html"]
@@ -24,8 +26,16 @@ class Report:
     files: tuple[Path, ...]
 
 
-def build_report(runs: Path, out: Path, formats: tuple[Format, ...] = FORMATS) -> Report:
+def build_report(
+    runs: Path, out: Path, formats: tuple[Format, ...] = FORMATS, *, cache: Path | None = None
+) -> Report:
     """Write the report of all runs below a folder.
+
+    Args:
+        runs: Where training wrote.
+        out: Where the report goes.
+        formats: What is written.
+        cache: The cache that the runs read, for transcripts, dialogues and the cost of extraction.
 
     Raises:
         PipelineError: When there is no run, no finished run, or `out` cannot be written.
@@ -38,17 +48,35 @@ def build_report(runs: Path, out: Path, formats: tuple[Format, ...] = FORMATS) -
         )
     by_dataset = groupby(loaded.runs, _dataset)
     sections = tuple(
-        make_section(number, list(members), draw="html" in formats)
+        make_section(number, list(members), cache, draw="html" in formats)
         for number, (_, members) in enumerate(by_dataset, start=1)
     )
+    files = _publish(out, _texts(sections, loaded.skipped, formats))
+    return Report(sections, loaded.skipped, files)
+
+
+def write_tables(
+    tables: Iterable[Table], out: Path, formats: tuple[Format, ...]
+) -> tuple[Path, ...]:
+    """Write tables that belong to no report as CSV and LaTeX.
+
+    Raises:
+        PipelineError: When `out` cannot be written.
+    """
+    return _publish(
+        out, [text for table in tables for text in _table(table, table.title, table.notes, formats)]
+    )
+
+
+def _publish(out: Path, texts: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
     files: list[Path] = []
     try:
-        for name, text in _texts(sections, loaded.skipped, formats):
+        for name, text in texts:
             publish_text(out / name, text)
             files.append(out / name)
     except OSError as error:
         raise PipelineError(f"cannot write the report to {out}: {error}") from error
-    return Report(sections, loaded.skipped, tuple(files))
+    return tuple(files)
 
 
 def _texts(
@@ -63,12 +91,21 @@ def _texts(
         texts.append(("report.md", markdown_text(sections, skipped)))
     for section in sections:
         for table in section.tables:
+            if table.quotes:
+                continue
             notes = (*table.notes, *(section.notes if table.measured else ()))
-            if "csv" in formats:
-                texts.append((f"tables/{table.name}.csv", csv_text(table)))
-            if "latex" in formats:
-                caption = f"{section.title}: {table.title}"
-                texts.append((f"tables/{table.name}.tex", latex_text(table, caption, notes)))
+            texts += _table(table, f"{section.title}: {table.title}", notes, formats)
+    return texts
+
+
+def _table(
+    table: Table, caption: str, notes: Sequence[str], formats: tuple[Format, ...]
+) -> list[tuple[str, str]]:
+    texts = []
+    if "csv" in formats:
+        texts.append((f"tables/{table.name}.csv", csv_text(table)))
+    if "latex" in formats:
+        texts.append((f"tables/{table.name}.tex", latex_text(table, caption, notes)))
     return texts
 
 

@@ -1,4 +1,4 @@
-"""Group runs into experiments, and say loudly what a table of means would hide.
+"""Group runs into experiments, and read what they predicted.
 
 Runs of one experiment are averaged only when nothing but the seed tells them apart. Where their
 setup, labels or features differ, each setup becomes an experiment of its own.
@@ -13,13 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.metrics import classification_metrics, regression_metrics
 from pipeline.metrics.classification import class_numbers
-from pipeline.report.load import Metrics, Run, RunResult, Task
-from pipeline.report.protocols import BASELINES, family, headline
+from pipeline.report.load import Run, RunResult
+from pipeline.report.protocols import headline
 
-_SAME = 1e-9
-_CONSTANT = 1e-6
 _SETUP = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -36,12 +33,12 @@ class Experiment:
         return self.runs[0].result
 
     def values(self, key: str) -> list[float]:
-        """Return one test metric of every seed, without those where it is undefined."""
-        found = (run.result.test.get(key) for run in self.runs)
+        """Return one metric of every seed, without those where it is undefined."""
+        found = (run.result.scores.get(key) for run in self.runs)
         return [float(value) for value in found if value is not None]
 
     def mean(self, key: str) -> float | None:
-        """Return the mean of a test metric over seeds."""
+        """Return the mean of a metric over seeds."""
         values = self.values(key)
         return float(np.mean(values)) if values else None
 
@@ -59,8 +56,9 @@ class Experiment:
             parts.append(f"fusion {result.fusion}")
         if result.ablate:
             parts.append(f"without {', '.join(result.ablate)}")
-        if result.context:
-            parts.append(f"context {result.context}")
+        if result.context or result.context_after:
+            after = f" + {result.context_after} after" if result.context_after else ""
+            parts.append(f"context {result.context}{after}")
         return "; ".join(parts)
 
 
@@ -70,7 +68,7 @@ def group_experiments(runs: Iterable[Run]) -> list[Experiment]:
     for name, members in groupby(sorted(runs, key=lambda run: run.experiment), _experiment_name):
         setups: dict[str, list[Run]] = {}
         for run in members:
-            setups.setdefault(repr(setup_of(run.result)), []).append(run)
+            setups.setdefault(repr(setup_of(run)), []).append(run)
         for number, same in enumerate(setups.values()):
             mark = f" (setup {_SETUP[number % len(_SETUP)]})" if len(setups) > 1 else ""
             same.sort(key=lambda run: run.result.seed)
@@ -78,8 +76,9 @@ def group_experiments(runs: Iterable[Run]) -> list[Experiment]:
     return experiments
 
 
-def setup_of(result: RunResult) -> dict[str, Any]:
+def setup_of(run: Run) -> dict[str, Any]:
     """Return everything but the seed that tells two runs of one experiment apart."""
+    result = run.result
     return {
         "labels and splits": result.table_sha256,
         "features": {name: item.fingerprint for name, item in result.features.items()},
@@ -87,12 +86,17 @@ def setup_of(result: RunResult) -> dict[str, Any]:
         "modalities": result.modalities,
         "fusion": result.fusion,
         "ablation": result.ablate,
-        "context": result.context,
+        "context": (result.context, result.context_after),
+        "settings": run.settings,
+        "split shown": result.split,
     }
 
 
 def lead_experiment(experiments: Sequence[Experiment]) -> Experiment:
-    """Choose the experiment whose figures are shown: the whole model on the most modalities."""
+    """Choose the experiment whose figures are shown: the whole model on the most modalities.
+
+    Single utterances go before context, which is another protocol.
+    """
 
     def rank(experiment: Experiment) -> tuple[Any, ...]:
         result = experiment.result
@@ -100,78 +104,10 @@ def lead_experiment(experiments: Sequence[Experiment]) -> Experiment:
         score = experiment.mean(metric.key)
         signed = -np.inf if score is None else score if metric.higher_is_better else -score
         whole = result.fusion == "egmf" and not result.ablate
-        return len(result.modalities), whole, signed
+        single = not (result.context or result.context_after)
+        return result.split == "test", len(result.modalities), whole, single, signed
 
     return max(experiments, key=rank)
-
-
-def alarms(experiments: Sequence[Experiment]) -> list[str]:
-    """Return what the reader has to know before believing a dataset's tables."""
-    found = []
-    for name, same in groupby(experiments, lambda each: each.runs[0].experiment):
-        setups = [setup_of(each.result) for each in same]
-        differing = [key for key in setups[0] if any(one[key] != setups[0][key] for one in setups)]
-        if differing:
-            found.append(
-                f"The seeds of {name} differ in {', '.join(differing)}: "
-                "they stand in separate rows and are not averaged."
-            )
-    tables = {each.result.table_sha256 for each in experiments}
-    if len(tables) > 1:
-        found.append(
-            f"The experiments were scored on {len(tables)} different versions of the labels: "
-            "compare rows with the same label fingerprint alone."
-        )
-    for experiment in experiments:
-        for run in experiment.runs:
-            for problem in (*collapse(run), *disagreement(run)):
-                found.append(f"{run.experiment}, seed {run.result.seed}: {problem}")
-    return found
-
-
-def collapse(run: Run) -> list[str]:
-    """Return signs that a run predicts the same whatever its input is."""
-    found = []
-    result = run.result
-    if "classification" in result.task:
-        columns = np.sum(result.test["confusion"], axis=0)
-        truths = np.count_nonzero(np.sum(result.test["confusion"], axis=1))
-        if truths > 1 and np.count_nonzero(columns) == 1:
-            label = result.labels[int(np.argmax(columns))]
-            found.append(f"COLLAPSED: all {columns.sum()} test predictions are “{label}”.")
-        elif _equal(run, "classification", ("accuracy", "weighted_f1")):
-            found.append("COLLAPSED: the scores equal the majority class's.")
-    if "regression" in result.task:
-        scores = prediction_scores(run)
-        if scores is not None and (problem := _collapsed_scores(*scores)):
-            found.append(problem)
-        elif result.test["corr"] is None or _equal(run, "regression", ("mae", "acc5")):
-            found.append("COLLAPSED: the test predictions are constant, or score as a constant.")
-    return found
-
-
-def disagreement(run: Run) -> list[str]:
-    """Score the predictions file again and return what differs from the result file."""
-    if run.predictions is None:
-        return ["predictions-test.csv is missing or unreadable: nothing can be checked against it."]
-    again: Metrics = {}
-    try:
-        if (rows := run.of_task("classification")) is not None:
-            again |= classification_metrics(
-                rows["truth"].tolist(), readable_labels(rows), run.result.labels
-            )
-        if (scores := prediction_scores(run)) is not None:
-            again |= regression_metrics(*scores, family(run.result.protocol))
-    except ValueError as error:
-        return [f"predictions-test.csv cannot be scored: {error}."]
-    found = []
-    for key, value in again.items():
-        printed = run.result.test.get(key)
-        if not isinstance(value, float) or not isinstance(printed, int | float):
-            continue
-        if abs(value - printed) > _SAME:
-            found.append(f"result.json has {key} {printed:.6g}, its predictions give {value:.6g}.")
-    return found
 
 
 def readable_labels(rows: pd.DataFrame) -> list[str | None]:
@@ -181,7 +117,7 @@ def readable_labels(rows: pd.DataFrame) -> list[str | None]:
 
 
 def prediction_classes(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Return true and predicted class numbers of the test split, ordered by id."""
+    """Return true and predicted class numbers of the split shown, ordered by id."""
     rows = run.of_task("classification")
     if rows is None:
         return None
@@ -194,34 +130,15 @@ def prediction_classes(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64]] 
 
 
 def prediction_scores(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return true and predicted scores of the test split, ordered by id; NaN is unreadable."""
+    """Return true and predicted scores of the split shown, ordered by id; NaN is unreadable."""
     rows = run.of_task("regression")
     if rows is None:
         return None
     truth = pd.to_numeric(rows["truth"], errors="coerce").to_numpy(dtype=np.float64)
+    if np.isnan(truth).any():
+        return None
     scores = pd.to_numeric(rows["prediction"], errors="coerce").to_numpy(dtype=np.float64)
     return truth, np.where(rows["valid"], scores, np.nan)
-
-
-def _collapsed_scores(truth: NDArray[np.float64], scores: NDArray[np.float64]) -> str | None:
-    scores = scores[~np.isnan(scores)]
-    if not scores.size or np.ptp(truth) == 0:
-        return None
-    if np.ptp(scores) < _CONSTANT:
-        return f"COLLAPSED: all test predictions are {scores[0]:+.2f}."
-    both_signs = (truth > 0).any() and (truth < 0).any()
-    if both_signs and ((scores <= 0).all() or (scores >= 0).all()):
-        return "COLLAPSED: all test predictions lie on the same side of zero."
-    return None
-
-
-def _equal(run: Run, task: Task, keys: tuple[str, ...]) -> bool:
-    baseline = run.result.baselines.get(BASELINES[task][0], {})
-    pairs = [(run.result.test.get(key), baseline.get(key)) for key in keys]
-    return all(
-        own is not None and trivial is not None and abs(own - trivial) < _SAME
-        for own, trivial in pairs
-    )
 
 
 def _experiment_name(run: Run) -> str:

@@ -67,6 +67,7 @@ class RunResult(_Record):
     fusion: str
     ablate: tuple[str, ...]
     context: int
+    context_after: int = 0
     random_weights: bool
     llm: str
     labels: tuple[str, ...]
@@ -75,12 +76,16 @@ class RunResult(_Record):
     features: dict[str, FeatureRecord]
     count_mismatch: str | None = None
     quarantined: dict[str, dict[str, int]] = {}
-    test: Metrics
+    test: Metrics | None = None
     valid: Metrics
     by_language: dict[str, Metrics] = {}
-    baselines: dict[str, Metrics]
+    without: dict[str, Metrics] = {}
+    baselines: dict[str, Metrics] = {}
+    alarms: tuple[str, ...] = ()
+    temperatures: dict[Task, float] = {}
     ceiling: Metrics | None = None
     noise_probe: dict[str, ProbeRecord] | None = None
+    shortened_prompts: int = 0
     parameters: dict[str, int]
     best_epoch: int
     epochs: int
@@ -95,15 +100,25 @@ class RunResult(_Record):
         if not self.task:
             raise ValueError("task is empty")
         for task in self.task:
-            missing = [key for key in _NEEDED[task] if key not in self.test]
+            missing = [key for key in _NEEDED[task] if key not in self.scores]
             if missing:
-                raise ValueError(f"test lacks {', '.join(missing)}")
+                raise ValueError(f"{self.split} lacks {', '.join(missing)}")
         if "classification" in self.task:
-            rows = self.test["confusion"]
+            rows = self.scores["confusion"]
             side = len(self.labels)
             if len(rows) != side or any(len(row) != side for row in rows):
-                raise ValueError(f"test.confusion is not {side} x {side}, one row a label")
+                raise ValueError(f"{self.split}.confusion is not {side} x {side}, one row a label")
         return self
+
+    @property
+    def split(self) -> Literal["test", "valid"]:
+        """The split that the report shows: validation where the corpus has no test split."""
+        return "valid" if self.test is None else "test"
+
+    @property
+    def scores(self) -> Metrics:
+        """The metrics of that split."""
+        return self.valid if self.test is None else self.test
 
 
 @dataclass(frozen=True)
@@ -121,14 +136,38 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame | None:
-        """Test predictions, one row an utterance and task; None where the file is unusable."""
+        """Predictions of the split shown, a row a question; None where the file is unusable."""
         try:
-            return read_predictions(self.folder / "predictions-test.csv")
+            return read_predictions(self.folder / self.predictions_file)
         except (OSError, ValueError):
             return None
 
+    @property
+    def predictions_file(self) -> str:
+        """Name of the file with the predictions of the split shown."""
+        return f"predictions-{self.result.split}.csv"
+
+    @cached_property
+    def settings(self) -> str:
+        """The run's resolved settings but for its seed; empty where they are not recorded."""
+        try:
+            lines = (self.folder / "config.yaml").read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return ""
+        return "\n".join(line for line in lines if not line.startswith("seed:"))
+
+    @cached_property
+    def machine(self) -> str:
+        """Say what the run ran on, as far as it is recorded."""
+        try:
+            record = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
+            system = (record["platform"], f"{record['cores']} cores", f"Python {record['python']}")
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+        return ", ".join(map(str, system))
+
     def of_task(self, task: Task) -> pd.DataFrame | None:
-        """Return the test predictions of one task that have a truth, ordered by id."""
+        """Return the predictions of one task that have a truth, ordered by id."""
         return self._by_task.get(task)
 
     @cached_property

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from pipeline.metrics import Reliability
 from pipeline.report.ceilings import AgainstCeiling
 from pipeline.report.figures import (
     ACCENT,
@@ -137,7 +138,7 @@ def draw_scores(name: str, truth: NDArray[np.float64], predicted: NDArray[np.flo
         kept = np.random.default_rng(0).choice(total, _MOST_POINTS, replace=False)
         truth, predicted = truth[kept], predicted[kept]
     limit = float(np.ceil(np.abs(truth).max(initial=1.0)))
-    with canvas(4.1) as figure:
+    with canvas(3.6) as figure:
         axes = figure.subplots()
         axes.plot([-limit, limit], [-limit, limit], color=MUTED, linewidth=1, dashes=(4, 3))
         axes.axhline(0, color=GRID, linewidth=0.8)
@@ -153,6 +154,35 @@ def draw_scores(name: str, truth: NDArray[np.float64], predicted: NDArray[np.flo
         )
 
 
+def draw_reliability(
+    name: str, found: Reliability, temperature: float | None, experiment: str
+) -> Drawing:
+    """Draw the share of right answers by the probability that the model gave them."""
+    total = int(found.count.sum())
+    with canvas(3.6) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, dashes=(4, 3))
+        axes.vlines(
+            found.confidence, found.confidence, found.accuracy, color=SERIES[1], linewidth=2
+        )
+        sizes = 12 + 240 * found.count / total
+        axes.scatter(
+            found.confidence, found.accuracy, s=sizes, color=ACCENT, linewidths=0, zorder=3
+        )
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.04))
+        axes.set(xlabel="Probability of the predicted label", ylabel="Share that is right")
+        axes.grid(axis="y")
+        axes.tick_params(length=0)
+        fitted = f"; temperature {temperature:.2f}, fitted on validation" if temperature else ""
+        return finish(
+            figure,
+            name,
+            f"Calibration: expected error {100 * found.error:.1f} %",
+            f"{total:,} answers of {experiment} in ten bins of equal width, dots by their number; "
+            f"on the dashed line a probability means what it says{fitted}.",
+        )
+
+
 def draw_ceilings(name: str, rows: Sequence[AgainstCeiling]) -> Drawing:
     """Draw each experiment's score with its interval, and the ceiling of its modalities."""
     metric = rows[0].metric
@@ -160,9 +190,12 @@ def draw_ceilings(name: str, rows: Sequence[AgainstCeiling]) -> Drawing:
         axes = figure.subplots()
         for place, row in enumerate(rows):
             low, high = row.interval or (row.score, row.score)
-            axes.plot([low, high], [place, place], color=ACCENT, linewidth=2.2, alpha=0.6)
-            axes.plot(row.score, place, "o", color=ACCENT, markersize=5.5)
-            axes.plot(row.ceiling, place, "|", color=INK, markersize=11, markeredgewidth=2)
+            scale = 100 if metric.percent else 1
+            axes.plot(
+                [scale * low, scale * high], [place] * 2, color=ACCENT, linewidth=2.2, alpha=0.6
+            )
+            axes.plot(scale * row.score, place, "o", color=ACCENT, markersize=5.5)
+            axes.plot(scale * row.ceiling, place, "|", color=INK, markersize=11, markeredgewidth=2)
         axes.set_yticks(range(len(rows)), [row.experiment.name for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x")
@@ -171,9 +204,11 @@ def draw_ceilings(name: str, rows: Sequence[AgainstCeiling]) -> Drawing:
         return finish(
             figure,
             name,
-            f"{metric.title} and its ceiling",
-            "Dot and bar: test score with its 95 % interval. Stroke: the best score that any model "
-            "could reach from the same modalities.",
+            f"{metric.title} and its ceiling"
+            if metric.higher_is_better
+            else f"{metric.title} and the best possible one",
+            "Dot and bar: test score with its 95 % interval. Stroke: the best that any model could "
+            "reach from the same modalities.",
         )
 
 
@@ -195,7 +230,7 @@ def draw_probe(name: str, probe: Mapping[str, ProbeRecord], experiment: str) -> 
             )  # fmt: skip
         axes.set_yticks(range(len(probe)), list(probe))
         axes.set_ylim(len(probe) - 0.5, -0.7)
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=-0.015)
         axes.set_xlabel("Mean gate weight")
         axes.grid(axis="x")
         axes.tick_params(length=0)

@@ -22,6 +22,11 @@ class Metric:
         text = self._number(value)
         return text if spread is None else f"{text} ± {self._number(spread)}"
 
+    def show_difference(self, value: float) -> str:
+        """Return a printed difference, signed."""
+        scale, digits = (100, 2) if self.percent else (1, 3)
+        return f"{scale * value:+.{digits}f}".replace("-", "−")
+
     def _number(self, value: float) -> str:
         return f"{100 * value:.2f}" if self.percent else f"{value:.3f}"
 
@@ -30,9 +35,12 @@ MAE = Metric("mae", "MAE", percent=False, higher_is_better=False)
 CORR = Metric("corr", "Corr", percent=False)
 ACCURACY = Metric("accuracy", "Accuracy")
 WEIGHTED_F1 = Metric("weighted_f1", "Weighted F1")
+UAR = Metric("uar", "UAR")
 ACC2 = Metric("acc2", "Acc-2")
 
-CLASSIFICATION = (ACCURACY, WEIGHTED_F1, Metric("macro_f1", "Macro F1"))
+HEADLINES = (WEIGHTED_F1, MAE, ACC2)
+
+CLASSIFICATION = (ACCURACY, WEIGHTED_F1, Metric("macro_f1", "Macro F1"), UAR)
 REGRESSION: dict[RegressionProtocol, tuple[Metric, ...]] = {
     "mosi": (
         MAE,

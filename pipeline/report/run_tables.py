@@ -1,86 +1,14 @@
-"""Tables beside the scores: ceilings, the noise probe, what a run cost and what it read."""
+"""What both stages cost, and what identifies the data behind a dataset's tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from pipeline.report.ceilings import AgainstCeiling
+from pipeline.report.corpus import Extraction
 from pipeline.report.experiments import Experiment
 from pipeline.report.tables import Cell, Column, Row, Table, text_cell
 
 _NAME = Column("experiment", "Experiment", numeric=False)
-
-
-def ceiling_table(dataset: str, rows: Sequence[AgainstCeiling]) -> Table | None:
-    """Make the table of one metric against the ceiling of each experiment's modalities."""
-    if not rows:
-        return None
-    metric, lead = rows[0].metric, rows[0].lead
-    return Table(
-        f"{dataset}-ceiling-{metric.key}",
-        f"{metric.title} against the ceiling",
-        (
-            _NAME,
-            Column("score", f"{metric.title}"),
-            Column("interval", "95 % interval"),
-            Column("ceiling", "Ceiling"),
-            Column("share", "Share of ceiling"),
-            Column("share_interval", "95 % interval"),
-            Column("difference", f"Against {lead.name}"),
-            Column("p_value", "p"),
-            Column("modalities", "Modalities", numeric=False),
-        ),
-        tuple(_ceiling_row(row) for row in rows),
-        notes=(
-            "Intervals: percentile bootstrap over test utterances, 2,000 resamples, of the mean "
-            f"over seeds. p: two-sided paired bootstrap against {lead.name} on the same draws.",
-        ),
-    )
-
-
-def probe_table(dataset: str, experiments: Sequence[Experiment]) -> Table | None:
-    """Make the table of gate weights with one modality's input replaced by noise."""
-    rows = []
-    for experiment in experiments:
-        probes = [run.result.noise_probe for run in experiment.runs if run.result.noise_probe]
-        for modality in experiment.result.modalities:
-            found = [probe[modality] for probe in probes if modality in probe]
-            if not found:
-                continue
-            before, after, drop = (
-                sum(getattr(one, key) for one in found) / len(found)
-                for key in ("before", "after", "drop")
-            )
-            p_value, utterances = max(one.p_value for one in found), found[0].n
-            rows.append(
-                Row(
-                    (
-                        text_cell(experiment.name),
-                        text_cell(modality),
-                        Cell(f"{before:.3f}", before),
-                        Cell(f"{after:.3f}", after),
-                        Cell(f"{100 * drop:.1f} %", drop),
-                        Cell(show_p(p_value), p_value),
-                        Cell(f"{utterances:,}", utterances),
-                    )
-                )
-            )
-    if not rows:
-        return None
-    columns = (
-        _NAME,
-        Column("modality", "Noise in place of", numeric=False),
-        Column("before", "Weight before"),
-        Column("after", "Weight after"),
-        Column("drop", "Drop"),
-        Column("p_value", "p"),
-        Column("n", "Utterances"),
-    )
-    return Table(
-        f"{dataset}-noise-probe",
-        "Gate weight on a modality whose input is replaced by noise",
-        columns,
-        tuple(rows),
-        notes=("Means over seeds; p: paired test over utterances, the largest of all seeds.",),
-    )
+_EXTRACTIONS = 5
+"""So many of the last runs of the extraction are listed."""
 
 
 def cost_table(dataset: str, experiments: Sequence[Experiment]) -> Table:
@@ -103,8 +31,8 @@ def cost_table(dataset: str, experiments: Sequence[Experiment]) -> Table:
                     Cell(_count(total), total),
                     Cell(f"{epochs:.1f}", epochs),
                     Cell(_duration(seconds), seconds),
-                    Cell("–" if rate is None else f"{rate:,.0f}", rate),
-                    Cell("–" if memory is None else f"{memory / 2**30:.2f} GiB", memory),
+                    Cell(_rate(rate), rate),
+                    Cell(_memory(memory), memory),
                 )
             )
         )
@@ -117,7 +45,52 @@ def cost_table(dataset: str, experiments: Sequence[Experiment]) -> Table:
         Column("utterances_per_second", "Utterances/s"),
         Column("peak_memory_bytes", "Peak memory"),
     )
-    return Table(f"{dataset}-cost", "Cost of stage two", columns, tuple(rows))
+    return Table(
+        f"{dataset}-cost",
+        "Training and evaluation",
+        columns,
+        tuple(rows),
+        notes=("Utterances/s: while training, an epoch's evaluation included.",),
+    )
+
+
+def extraction_table(dataset: str, extractions: Sequence[Extraction]) -> Table | None:
+    """Make the table of what extraction cost, one row a run of it, the newest last."""
+    if not extractions:
+        return None
+    rows = []
+    for one in extractions[-_EXTRACTIONS:]:
+        encoded = [each.modality for each in one.modalities if each.utterances_encoded]
+        size = sum(each.megabytes for each in one.modalities)
+        rows.append(
+            Row(
+                (
+                    text_cell(one.finished[:16].replace("T", " ")),
+                    text_cell(", ".join(encoded) or "–"),
+                    Cell(f"{one.utterances_encoded:,}", one.utterances_encoded),
+                    Cell(_duration(one.seconds), one.seconds),
+                    Cell(_rate(one.utterances_per_second), one.utterances_per_second),
+                    Cell(_memory(one.peak_memory), one.peak_memory),
+                    Cell(f"{size:,.1f}", size),
+                )
+            )
+        )
+    columns = (
+        Column("finished", "Finished, UTC", numeric=False),
+        Column("modalities", "Encoded", numeric=False),
+        Column("items", "Items"),
+        Column("seconds", "Time"),
+        Column("items_per_second", "Items/s"),
+        Column("peak_memory_bytes", "Peak memory"),
+        Column("megabytes", "MB on disk"),
+    )
+    return Table(
+        f"{dataset}-extraction",
+        "Extraction",
+        columns,
+        tuple(rows),
+        notes=("An item is one modality of one utterance.",),
+    )
 
 
 def footnotes(experiments: Sequence[Experiment]) -> list[str]:
@@ -153,42 +126,19 @@ def footnotes(experiments: Sequence[Experiment]) -> list[str]:
         + "."
     )
     notes.append(f"Answers that could not be read: {_unreadable(experiments)}.")
+    shortened = max((result.shortened_prompts for result in results), default=0)
+    if shortened:
+        notes.append(
+            f"Prompts cut to the longest that the settings allow: up to {shortened:,} a run."
+        )
     return notes
 
 
-def show_p(p_value: float) -> str:
-    """Return a p-value as it is printed: three decimals, and a bound below that."""
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
-def _ceiling_row(row: AgainstCeiling) -> Row:
-    metric, difference, share = row.metric, row.difference, row.share_interval
-    shown_difference, shown_p = "–", "–"
-    if difference is not None:
-        scale = 100 if metric.percent else 1
-        digits = 2 if metric.percent else 3
-        shown_difference = f"{scale * difference.difference:+.{digits}f}".replace("-", "−")
-        shown_p = show_p(difference.p_value)
-    return Row(
-        (
-            text_cell(row.experiment.name),
-            Cell(metric.show(row.score), row.score),
-            _interval_cell(row.interval, metric.show),
-            Cell(metric.show(row.ceiling), row.ceiling),
-            Cell(f"{100 * row.share:.1f} %", row.share),
-            _interval_cell(share, lambda value: f"{100 * value:.1f}"),
-            Cell(shown_difference, difference.difference if difference else None),
-            Cell(shown_p, difference.p_value if difference else None),
-            text_cell(" + ".join(row.experiment.result.modalities)),
-        )
-    )
-
-
-def _interval_cell(interval: tuple[float, float] | None, show: Callable[[float], str]) -> Cell:
-    if interval is None:
-        return Cell("–")
-    low, high = interval
-    return Cell(f"{show(low)} to {show(high)}", f"{low:.6g} to {high:.6g}")
+def environment_notes(lead: Experiment, experiments: Sequence[Experiment]) -> list[str]:
+    """Return the lead's library versions and every machine that ran something."""
+    versions = ", ".join(f"{name} {one}" for name, one in lead.result.environment.items())
+    machines = sorted({run.machine for each in experiments for run in each.runs if run.machine})
+    return [*([f"{versions}."] if versions else []), *(f"Ran on {one}." for one in machines)]
 
 
 def _unreadable(experiments: Sequence[Experiment]) -> str:
@@ -209,6 +159,14 @@ def _count(number: int | None) -> str:
         if number >= size:
             return f"{number / size:.2f} {unit}"
     return str(number)
+
+
+def _rate(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:,.0f}"
+
+
+def _memory(size: int | None) -> str:
+    return "–" if size is None else f"{size / 2**30:.2f} GiB"
 
 
 def _duration(seconds: float) -> str:

@@ -6,28 +6,35 @@ from pipeline.report.experiments import Experiment, lead_experiment
 from pipeline.report.load import Metrics, RunResult, Task
 from pipeline.report.protocols import BASELINES, UNSTATED, Metric, headline, metrics_of
 from pipeline.report.published import PublishedRow
-from pipeline.report.tables import Cell, Column, Row, Table, text_cell
+from pipeline.report.resampling import Resampler
+from pipeline.report.tables import Cell, Column, Row, Table, show_range, text_cell
 
 _NAME = Column("experiment", "Experiment", numeric=False)
 _SETUP = Column("setup", "Setup", numeric=False)
 _SEEDS = Column("seeds", "Seeds")
 
 
-def main_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> Table:
+def main_table(
+    dataset: str, task: Task, experiments: Sequence[Experiment], resampler: Resampler
+) -> Table:
     """Make the table of one task: every experiment, best first, then the trivial baselines."""
     lead = lead_experiment(experiments).result
-    metrics = metrics_of(task, lead.protocol)
+    metrics = [
+        metric
+        for metric in metrics_of(task, lead.protocol)
+        if any(experiment.mean(metric.key) is not None for experiment in experiments)
+    ]
     ranked = by_score(experiments, headline(task, lead.protocol))
     rows = [
         Row(
             (
-                text_cell(experiment.name),
-                *(_score_cell(experiment, metric, experiments) for metric in metrics),
-                Cell(str(len(experiment.runs)), len(experiment.runs)),
-                text_cell(experiment.setup),
+                text_cell(each.name),
+                *(_score_cell(each, task, metric, experiments, resampler) for metric in metrics),
+                Cell(str(len(each.runs)), len(each.runs)),
+                text_cell(each.setup),
             )
         )
-        for experiment in ranked
+        for each in ranked
     ]
     key, title = BASELINES[task]
     for scores in _distinct(each.result.baselines.get(key) for each in experiments):
@@ -37,9 +44,11 @@ def main_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> T
         rows.append(Row((text_cell(title), *cells, Cell(""), text_cell("")), baseline=True))
     return Table(
         f"{dataset}-{task}",
-        "Emotion classification, test" if task == "classification" else "Sentiment, test",
-        (_NAME, *_metric_columns(metrics, spread=True), _SEEDS, _SETUP),
+        f"{'Emotion classification' if task == 'classification' else 'Sentiment'}, "
+        f"{'test' if lead.split == 'test' else 'validation'}",
+        (_NAME, *_metric_columns(metrics, measured=True), _SEEDS, _SETUP),
         tuple(rows),
+        notes=(resampler.method,),
     )
 
 
@@ -54,14 +63,16 @@ def seed_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> T
             (
                 text_cell(experiment.name),
                 Cell(str(run.result.seed), run.result.seed),
-                *_plain_cells(run.result.test, metrics),
+                *_plain_cells(run.result.scores, metrics),
             )
         )
         for experiment in several
         for run in experiment.runs
     ]
     columns = (_NAME, Column("seed", "Seed"), *_metric_columns(metrics))
-    return Table(f"{dataset}-{task}-seeds", f"Every seed: {task}", columns, tuple(rows))
+    return Table(
+        f"{dataset}-{task}-seeds", f"Every seed: {task}", columns, tuple(rows), folded=True
+    )
 
 
 def language_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> Table | None:
@@ -77,13 +88,15 @@ def language_table(dataset: str, task: Task, experiments: Sequence[Experiment]) 
     if not rows:
         return None
     columns = (_NAME, Column("language", "Language", numeric=False), *_metric_columns(metrics))
-    return Table(f"{dataset}-{task}-languages", f"By language: {task}", columns, tuple(rows))
+    return Table(
+        f"{dataset}-{task}-languages", f"By language: {task}", columns, tuple(rows), folded=True
+    )
 
 
 def class_table(dataset: str, experiment: Experiment) -> Table | None:
     """Make the table of precision, recall and F1 of each class, mean over the lead's seeds."""
     result = experiment.result
-    per_class = [run.result.test.get("per_class", {}) for run in experiment.runs]
+    per_class = [run.result.scores.get("per_class", {}) for run in experiment.runs]
     if not any(per_class):
         return None
     metrics = (Metric("precision", "Precision"), Metric("recall", "Recall"), Metric("f1", "F1"))
@@ -124,7 +137,7 @@ def published_table(dataset: str, result: RunResult, rows: Sequence[PublishedRow
         "Published results",
         (
             Column("method", "Method", numeric=False),
-            *_metric_columns(metrics, spread=any(row.sd for row in rows)),
+            *_metric_columns(metrics, measured=any(row.sd for row in rows), resampled=False),
             Column("modalities", "Modalities", numeric=False),
             Column("protocol", "Protocol", numeric=False),
             Column("status", "Status", numeric=False),
@@ -158,6 +171,7 @@ def published_table(dataset: str, result: RunResult, rows: Sequence[PublishedRow
             "holds binary figures whose convention the source does not state.",
         ),
         measured=False,
+        folded=True,
     )
 
 
@@ -173,12 +187,20 @@ def by_score(experiments: Iterable[Experiment], metric: Metric) -> list[Experime
     return sorted(experiments, key=rank)
 
 
-def _score_cell(experiment: Experiment, metric: Metric, all_of: Sequence[Experiment]) -> Cell:
+def _score_cell(
+    experiment: Experiment,
+    task: Task,
+    metric: Metric,
+    all_of: Sequence[Experiment],
+    resampler: Resampler,
+) -> Cell:
     mean, spread = experiment.mean(metric.key), experiment.spread(metric.key)
     scores = [score for each in all_of if (score := each.mean(metric.key)) is not None]
     choose: Callable[[list[float]], float] = max if metric.higher_is_better else min
     best = len(scores) > 1 and mean == choose(scores)
-    return Cell(metric.show(mean, spread), mean, spread, best)
+    interval = resampler.interval(experiment, task, metric)
+    shown = show_range(interval, metric.show) if interval else ""
+    return Cell(metric.show(mean, spread), mean, spread, best, interval, shown)
 
 
 def _plain_cells(scores: Metrics, metrics: Sequence[Metric]) -> tuple[Cell, ...]:
@@ -187,12 +209,16 @@ def _plain_cells(scores: Metrics, metrics: Sequence[Metric]) -> tuple[Cell, ...]
     )
 
 
-def _metric_columns(metrics: Sequence[Metric], *, spread: bool = False) -> tuple[Column, ...]:
+def _metric_columns(
+    metrics: Sequence[Metric], *, measured: bool = False, resampled: bool = True
+) -> tuple[Column, ...]:
+    """Return a column a metric; measured ones have a spread, and an interval if resampled."""
     return tuple(
         Column(
             metric.key,
             f"{metric.title} {'↑' if metric.higher_is_better else '↓'}",
-            spread=spread,
+            spread=measured,
+            interval=measured and resampled,
         )
         for metric in metrics
     )

@@ -3,11 +3,11 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.report.load import SkippedRun
 from pipeline.report.sections import Section
-from pipeline.report.tables import Table
+from pipeline.report.tables import Cell, Row, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -37,17 +37,21 @@ _PARAGRAPH = r">{\raggedright\arraybackslash}p{3.2cm}"
 
 
 def csv_text(table: Table) -> str:
-    """Return a table with exact values; a spread stands in a column of its own."""
+    """Return a table with exact values; spreads and intervals stand in columns of their own."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     header: list[str] = []
     for column in table.columns:
-        header += [column.key, f"{column.key}_sd"] if column.spread else [column.key]
+        header.append(column.key)
+        header += [f"{column.key}_sd"] if column.spread else []
+        header += [f"{column.key}_low", f"{column.key}_high"] if column.interval else []
     writer.writerow(header)
     for row in table.rows:
         values: list[object] = []
         for column, cell in zip(table.columns, row.cells, strict=True):
-            values += [cell.value, cell.spread] if column.spread else [cell.value]
+            values.append(cell.value)
+            values += [cell.spread] if column.spread else []
+            values += (cell.interval or (None, None)) if column.interval else ()
         writer.writerow(["" if value is None else value for value in values])
     return buffer.getvalue()
 
@@ -56,7 +60,9 @@ def latex_text(table: Table, caption: str, notes: Sequence[str]) -> str:
     r"""Return a `table` float with its notes below; it needs booktabs, array and graphicx.
 
     A table wider than the line is shrunk to it. Where several columns hold text, all but the first
-    are paragraphs, so that a long note on a protocol wraps.
+    are paragraphs, so that a long note on a protocol wraps. Intervals stand in a smaller line below
+    their figures. Text is the cell's exact value: the words that the page adds in other scripts
+    need fonts that not every LaTeX has.
     """
     texts = [column for column in table.columns if not column.numeric]
     wide = len(texts) > 2
@@ -80,9 +86,10 @@ def latex_text(table: Table, caption: str, notes: Sequence[str]) -> str:
         if row.baseline and not before and row is not table.rows[0]:
             lines.append(r"\midrule")
         before = row.baseline
-        cells = (rf"\textbf{{{latex_escape(cell.text)}}}" if cell.best else latex_escape(cell.text)
-                 for cell in row.cells)  # fmt: skip
-        lines.append(" & ".join(cells) + r" \\")
+        lines.append(" & ".join(_latex_cells(table, row)) + r" \\")
+        if any(cell.range for cell in row.cells):
+            ranges = (_latex_range(cell.range) for cell in row.cells)
+            lines.append(" & ".join(ranges) + r" \\[2pt]")
     lines += [r"\bottomrule", r"\end{tabular}}"]
     lines += [rf"\par\smallskip\raggedright {latex_escape(note)}" for note in notes]
     return "\n".join([*lines, r"\end{table}", ""])
@@ -91,6 +98,21 @@ def latex_text(table: Table, caption: str, notes: Sequence[str]) -> str:
 def latex_escape(text: str) -> str:
     """Escape what LaTeX would read as a command, and spell out the signs the report uses."""
     return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def plain_table(table: Table) -> str:
+    """Return a table in aligned columns for a terminal, its notes below."""
+    lines = [[column.title for column in table.columns]]
+    lines += [[cell.text for cell in row.cells] for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
+        "  ".join(
+            text.rjust(width) if column.numeric else text.ljust(width)
+            for text, width, column in zip(line, widths, table.columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([table.title, *aligned, *table.notes])
 
 
 def markdown_text(sections: Sequence[Section], skipped: Sequence[SkippedRun]) -> str:
@@ -112,8 +134,8 @@ def markdown_text(sections: Sequence[Section], skipped: Sequence[SkippedRun]) ->
                 blocks.append(f"**{markdown_escape(table.title)}**")
                 blocks += [markdown_escape(table.intro)] if table.intro else []
                 blocks.append(_markdown_table(table))
-                blocks += [markdown_escape(note) for note in table.notes]
-        blocks += ["### Data", _bullets(section.notes)]
+            blocks += [markdown_escape(note) for note in part.notes]
+        blocks += ["### Data and environment", _bullets([*section.notes, *section.environment])]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -128,9 +150,25 @@ def _markdown_table(table: Table) -> str:
     rule = ["---:" if column.numeric else "---" for column in table.columns]
     lines = [header, rule]
     for row in table.rows:
-        cells = [(markdown_escape(cell.text), cell.best) for cell in row.cells]
-        lines.append([f"**{text}**" if best else text for text, best in cells])
+        lines.append([_markdown_cell(cell) for cell in row.cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = markdown_escape(cell.text)
+    text = f"**{text}**" if cell.best else text
+    return f"{text} ({markdown_escape(cell.range)})" if cell.range else text
+
+
+def _latex_cells(table: Table, row: Row) -> Iterator[str]:
+    for column, cell in zip(table.columns, row.cells, strict=True):
+        exact = cell.value if not column.numeric and isinstance(cell.value, str) else cell.text
+        text = latex_escape(exact)
+        yield rf"\textbf{{{text}}}" if cell.best else text
+
+
+def _latex_range(shown: str) -> str:
+    return rf"{{\scriptsize {latex_escape(shown)}}}" if shown else ""
 
 
 def _latex_line(texts: Iterable[str]) -> str:

@@ -1,0 +1,233 @@
+"""Tables that set experiments beside each other, beside a ceiling, or beside a broken input."""
+
+from collections.abc import Iterable, Sequence
+
+from pipeline.report.ceilings import AgainstCeiling
+from pipeline.report.experiments import Experiment
+from pipeline.report.load import Task
+from pipeline.report.protocols import HEADLINES, Metric, headline
+from pipeline.report.resampling import Resampler
+from pipeline.report.tables import Cell, Column, Row, Table, interval_cell, show_p, text_cell
+
+_NAME = Column("experiment", "Experiment", numeric=False)
+_MODALITIES = Column("modalities", "Modalities", numeric=False)
+
+
+def ceiling_table(dataset: str, rows: Sequence[AgainstCeiling], method: str) -> Table | None:
+    """Make the table of one metric against the ceiling of each experiment's modalities."""
+    if not rows:
+        return None
+    metric = rows[0].metric
+    columns = [
+        _NAME,
+        _MODALITIES,
+        Column("score", metric.title),
+        Column("interval", "95 % interval"),
+    ]
+    if metric.higher_is_better:
+        title = f"{metric.title} and its ceiling"
+        columns += [
+            Column("ceiling", "Ceiling"),
+            Column("share", "Share of ceiling"),
+            Column("share_interval", "95 % interval"),
+        ]
+        note = "Ceiling: the best expected score of any model that has these modalities alone."
+    else:
+        title = f"{metric.title} and the best possible one"
+        columns += [Column("ceiling", "Best possible"), Column("gap", "Above it")]
+        note = (
+            f"Best possible {metric.title}: the expected error of the posterior median under the "
+            "corpus's generator, the least that a model with these modalities can expect. An "
+            "error has no share of a ceiling; the table gives the distance."
+        )
+    return Table(
+        f"{dataset}-ceiling-{metric.key}",
+        title,
+        tuple(columns),
+        tuple(_ceiling_row(row) for row in rows),
+        notes=(note, method),
+        folded=metric not in HEADLINES,
+    )
+
+
+def comparison_table(
+    dataset: str, lead: Experiment, others: Sequence[Experiment], resampler: Resampler
+) -> Table | None:
+    """Make the table of every other experiment's difference from the lead, in the headlines."""
+    tasks = lead.result.task
+    metrics = [(task, headline(task, lead.result.protocol)) for task in tasks]
+    rows = []
+    for experiment in others:
+        cells = [text_cell(experiment.name)]
+        for task, metric in metrics:
+            cells += difference_cells(resampler, experiment, lead, task, metric)
+        rows.append(Row((*cells, text_cell(experiment.setup))))
+    if not rows:
+        return None
+    columns = [_NAME]
+    for _, metric in metrics:
+        columns += [
+            Column(f"{metric.key}_difference", metric.title),
+            Column(f"{metric.key}_interval", "95 % interval"),
+            Column(f"{metric.key}_p_value", "p"),
+        ]
+    return Table(
+        f"{dataset}-comparison",
+        f"Difference from {lead.name}",
+        (*columns, Column("setup", "Setup", numeric=False)),
+        tuple(rows),
+        notes=(
+            "p: two-sided paired bootstrap on the same draws of rows, and of seeds where there are "
+            "several; of one seed a side it judges these training runs, not the method. Not "
+            "corrected for the number of comparisons.",
+        ),
+    )
+
+
+def difference_cells(
+    resampler: Resampler, first: Experiment, second: Experiment, task: Task, metric: Metric
+) -> tuple[Cell, Cell, Cell]:
+    """Return the cells of first minus second: the difference, its interval and its p-value."""
+    found = resampler.compare(first, second, task, metric)
+    if found is None:
+        return Cell("–"), Cell("–"), Cell("–")
+    return (
+        Cell(metric.show_difference(found.difference), found.difference),
+        interval_cell((found.low, found.high), metric.show_difference),
+        Cell(show_p(found.p_value), found.p_value),
+    )
+
+
+def missing_table(
+    dataset: str, lead: Experiment, experiments: Sequence[Experiment]
+) -> Table | None:
+    """Make the table of the lead with modalities taken away, beside models trained without them."""
+    tasks = lead.result.task
+    metrics = [headline(task, lead.result.protocol) for task in tasks]
+    whole = [text_cell(" + ".join(lead.result.modalities))]
+    for metric in metrics:
+        whole += [Cell(metric.show(lead.mean(metric.key)), lead.mean(metric.key)), Cell("–")]
+    rows = []
+    for kept in lead.result.without:
+        seeds = [run.result.without.get(kept, {}) for run in lead.runs]
+        trained = _trained_on(kept.split("+"), lead, experiments)
+        cells = [text_cell(" + ".join(kept.split("+")))]
+        for metric in metrics:
+            taken = _mean(one.get(metric.key) for one in seeds)
+            own = trained.mean(metric.key) if trained else None
+            cells += [Cell(metric.show(taken), taken), Cell(metric.show(own), own)]
+        rows.append(Row((*cells, text_cell(trained.name if trained else "–"))))
+    if not rows:
+        return None
+    columns = [Column("kept", "Present at test time", numeric=False)]
+    for metric in metrics:
+        columns += [
+            Column(f"{metric.key}_taken_away", f"{metric.title}, taken away"),
+            Column(f"{metric.key}_never_had", f"{metric.title}, never had"),
+        ]
+    return Table(
+        f"{dataset}-missing-modalities",
+        f"{lead.name} without some of its modalities",
+        (*columns, Column("trained", "Model that never had them", numeric=False)),
+        (Row((*whole, text_cell("–"))), *rows),
+        notes=(
+            f"Taken away: {lead.name} as it was trained, tested without the modalities that are "
+            "not named. Never had: a model trained without them, everything else alike.",
+        ),
+    )
+
+
+def probe_table(dataset: str, experiments: Sequence[Experiment]) -> Table | None:
+    """Make the table of gate weights with one modality's input replaced by noise."""
+    rows = []
+    for experiment in experiments:
+        probes = [run.result.noise_probe for run in experiment.runs if run.result.noise_probe]
+        for modality in experiment.result.modalities:
+            found = [probe[modality] for probe in probes if modality in probe]
+            if not found:
+                continue
+            before, after, drop = (
+                sum(getattr(one, key) for one in found) / len(found)
+                for key in ("before", "after", "drop")
+            )
+            p_value, utterances = max(one.p_value for one in found), found[0].n
+            rows.append(
+                Row(
+                    (
+                        text_cell(experiment.name),
+                        text_cell(modality),
+                        Cell(f"{before:.3f}", before),
+                        Cell(f"{after:.3f}", after),
+                        Cell(f"{100 * drop:.1f} %".replace("-", "−"), drop),
+                        Cell(show_p(p_value), p_value),
+                        Cell(f"{utterances:,}", utterances),
+                    )
+                )
+            )
+    if not rows:
+        return None
+    columns = (
+        _NAME,
+        Column("modality", "Noise in place of", numeric=False),
+        Column("before", "Weight before"),
+        Column("after", "Weight after"),
+        Column("drop", "Drop"),
+        Column("p_value", "p"),
+        Column("n", "Utterances"),
+    )
+    return Table(
+        f"{dataset}-noise-probe",
+        "Gate weight on a modality whose input is replaced by noise",
+        columns,
+        tuple(rows),
+        notes=(
+            "Means over seeds. p: one-sided paired Wilcoxon test over utterances that the weight "
+            "falls, the largest of all seeds.",
+        ),
+        folded=len(rows) > len(experiments[0].result.modalities),
+    )
+
+
+def _ceiling_row(row: AgainstCeiling) -> Row:
+    metric = row.metric
+    cells = [
+        text_cell(row.experiment.name),
+        text_cell(" + ".join(row.experiment.result.modalities)),
+        Cell(metric.show(row.score), row.score),
+        interval_cell(row.interval, metric.show),
+        Cell(metric.show(row.ceiling), row.ceiling),
+    ]
+    if row.share is None:
+        gap = row.score - row.ceiling
+        return Row((*cells, Cell(metric.show_difference(gap), gap)))
+    share = Cell(f"{100 * row.share:.1f} %", row.share)
+    bounds = interval_cell(row.share_interval, lambda value: f"{100 * value:.1f}")
+    return Row((*cells, share, bounds))
+
+
+def _trained_on(
+    modalities: Sequence[str], lead: Experiment, experiments: Sequence[Experiment]
+) -> Experiment | None:
+    """Return the experiment that is the lead but for its modalities; the same features first."""
+
+    def rest(experiment: Experiment) -> tuple[object, ...]:
+        result = experiment.result
+        return result.fusion, result.ablate, result.context, result.context_after, result.llm
+
+    def same_features(experiment: Experiment) -> int:
+        pairs = (
+            (experiment.result.features.get(m), lead.result.features.get(m)) for m in modalities
+        )
+        return sum(one == two for one, two in pairs)
+
+    fitting = [
+        each
+        for each in experiments
+        if set(each.result.modalities) == set(modalities) and rest(each) == rest(lead)
+    ]
+    return max(fitting, key=same_features, default=None)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
