@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,11 @@ def write_run(
         "baselines": _baselines(splits["test"], protocol, task, labels),
         "ceiling": None,
         "noise_probe": None,
+        "alarms": [],
+        "temperatures": dict.fromkeys(task, 1.25),
+        "without": {},
+        "context_after": 0,
+        "shortened_prompts": 0,
         "parameters": {"trainable": 123_456, "total": 1_234_567},
         "best_epoch": 5,
         "epochs": 8,
@@ -123,6 +129,11 @@ def write_run(
             "weighted_f1": share,
             "corr": share,
             "mae": 1.2 - share,
+        }
+        result["without"] = {
+            "+".join(kept): test
+            for size in range(1, len(modalities))
+            for kept in combinations(modalities, size)
         }
         result["noise_probe"] = {
             name: {

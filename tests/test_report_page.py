@@ -182,3 +182,27 @@ def test_the_command_fails_in_plain_words(tmp_path):
     done = command("--format", "md,pdf")
     assert done.returncode == 2
     assert "pdf: give any of md, csv, latex, html" in done.stderr
+
+
+def test_the_command_compares_two_experiments(tmp_path):
+    sims_run(tmp_path / "runs", "good", skill=0.9)
+    sims_run(tmp_path / "runs", "poor", skill=0.1)
+    folders = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    done = command(*folders, "--compare", "good", "poor")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^MAE ↓ .*−0\.\d{3} .* < 0\.001$", done.stdout, re.MULTILINE)
+    done = command(*folders, "--compare", "good", "poor", "--json", "--format", "csv")
+    (rows,) = json.loads(done.stdout)["tables"].values()
+    assert {row["metric"].split()[0] for row in rows} >= {"MAE", "Corr", "R²"}
+    files = sorted(path.name for path in (tmp_path / "out" / "tables").iterdir())
+    assert files == ["simsv2-regression-good-against-poor.csv",
+                     "simsv2-regression-good-against-poor.tex"]  # fmt: skip
+    done = command(*folders, "--compare", "god", "poor")
+    assert done.returncode == 1
+    assert "error: no experiment 'god' (did you mean 'good'?)" in done.stderr
+
+
+def test_a_cache_that_was_named_has_to_be_there(tmp_path):
+    done = command("--runs", str(tmp_path), "--cache", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: --cache .*none: no such folder\n", done.stderr)
