@@ -56,14 +56,18 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and results o
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
-def run_command(command: Callable[..., None]) -> None:
+def run_command(command: Callable[..., None], *, to_go_on: str = "run the same command") -> None:
     """Run one typer command as a console script; never returns.
 
     Errors of `USER_ERRORS`, and a disk that is full or a place that cannot be written, become
     `error: ...` on standard error and exit code 1.
+
+    Args:
+        command: What the script does.
+        to_go_on: What to do to go on after Ctrl-C.
     """
     app = _app()
-    app.command()(_guarded(command))
+    app.command()(_guarded(command, to_go_on))
     app()
 
 
@@ -89,7 +93,9 @@ def _app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+def _guarded(
+    command: Callable[..., None], to_go_on: str = "run the same command"
+) -> Callable[..., None]:
     """Turn what a user can mend into one line and an exit code."""
 
     @functools.wraps(command)
@@ -108,7 +114,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             note(f"error: {where}: {os.strerror(error.errno).lower()}; {remedy} and run again")
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
-            note("stopped; the same command goes on where it was")
+            note(f"stopped; to go on, {to_go_on}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return guarded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,10 @@ from pipeline.commands.common import (
 
 if TYPE_CHECKING:
     from extract.summary import Summary
-    from pipeline.extraction_plan import DatasetPlan, Request
+    from pipeline.extraction_forecast import Forecast
+    from pipeline.extraction_plan import Request
+
+_PLAIN_WIDTH = 120  # columns, where there is no terminal to ask
 
 
 class Preset(StrEnum):
@@ -82,17 +86,30 @@ def extract(
         Preset | None, typer.Option(help="Default: tiny for the demo, else base.")
     ] = None,
     text: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Text encoder: hf:ID_OR_DIR[@layer].")
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Text encoder: hf:ID_OR_DIR of any encoder or causal model; with @N a hidden "
+            "layer, with @last4 the mean of the last four.",
+        ),
     ] = None,
     audio: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Audio encoder: whisper:NAME_OR_PT.")
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Audio encoder: whisper:NAME_OR_PT (whole windows of 30 s) or with @bucket "
+            "(the shortest of 2, 5, 10, 15, 30 s that holds the utterance: faster, other "
+            "features); hf:ID_OR_DIR[@N|@last4] of wav2vec2, HuBERT, WavLM; "
+            "opensmile:eGeMAPSv02 (one row) or opensmile:eGeMAPSv02/lld.",
+        ),
     ] = None,
     visual: Annotated[
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Visual encoder: open_clip:ARCH/TAG, open_clip:local-dir:DIR or "
-            "open_clip:hf-hub:ID.",
+            help="Visual encoder: open_clip:ARCH/TAG, open_clip:local-dir:DIR, "
+            "open_clip:hf-hub:ID, or hf:ID_OR_DIR[@N|@last4] of ViT, DINO, CLIP, VideoMAE; with "
+            "@face on the face (OpenCV's cascade) or @face:YUNET.onnx.",
         ),
     ] = None,
     modalities: Annotated[
@@ -110,7 +127,11 @@ def extract(
         typer.Option(metavar="ADDRESS", help="A running dask scheduler to use instead."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do none of it.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be done and why, how large and how long it would be, and stop.",
+        ),
     ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Remove the chosen feature sets first.")
@@ -172,7 +193,11 @@ def extract(
         _fetch(requests, as_json=as_json)
         return
     if dry_run:
-        _show_plans([plan_dataset(each, console) for each in requests], as_json=as_json)
+        from pipeline.extraction_forecast import forecast
+
+        wanted = device.value if device else None
+        plans = [plan_dataset(each, console) for each in requests]
+        _show_forecasts([forecast(each, wanted, workers) for each in plans], as_json=as_json)
         return
     summaries = []
     with Cluster(device.value if device else None, workers, scheduler) as cluster:
@@ -203,20 +228,13 @@ def _fetch(requests: list[Request], *, as_json: bool) -> None:
             typer.echo(f"{name}: {use}: {location}")
 
 
-def _show_plans(plans: list[DatasetPlan], *, as_json: bool) -> None:
+def _show_forecasts(forecasts: list[Forecast], *, as_json: bool) -> None:
     if as_json:
-        print_json([plan.to_json() for plan in plans])
+        print_json([one.to_json() for one in forecasts])
         return
-    for plan in plans:
-        splits = ", ".join(f"{name} {count:,}" for name, count in plan.splits().items())
-        typer.echo(f"{plan.entry.name}: {len(plan.utterances):,} utterances ({splits})")
-        for one in plan.modalities:
-            typer.echo(
-                f"  {one.identity.modality}: {one.info.spec}; {one.present():,} present, "
-                f"{len(one.rows) - one.present():,} absent; {len(one.plan.todo)} shards with "
-                f"{one.plan.rows_todo():,} utterances to write, {len(one.plan.done)} done; "
-                f"{one.folder}"
-            )
+    for one in forecasts:
+        for line in one.lines():
+            typer.echo(line)
 
 
 def _show(summary: Summary, *, as_json: bool, quiet: bool) -> None:
@@ -246,13 +264,16 @@ def _show(summary: Summary, *, as_json: bool, quiet: bool) -> None:
             *(f"{cell:,}" for cell in cells),
             f"{one.megabytes:.1f}",
         )
-    terminal = Terminal(soft_wrap=True)
+    terminal = Terminal(soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     terminal.print(table)
     for one in summary.modalities:
         for reason, count in one.reasons.items():
             terminal.print(f"{one.modality}: absent: {count:,} x {reason}", markup=False)
         for flag, count in one.flags.items():
             terminal.print(f"{one.modality}: flagged: {count:,} x {flag}", markup=False)
+        if frames := one.counts.get("frames"):
+            share = one.counts["frames_with_face"] / frames
+            terminal.print(f"{one.modality}: a face in {share:.1%} of {frames:,} frames")
     phases = ", ".join(f"{name} {value:.1f}" for name, value in summary.seconds_by_phase.items())
     rates = f"{summary.rate() or 0:.1f} a second ({summary.rate_without_loading() or 0:.1f}"
     terminal.print(
