@@ -121,9 +121,10 @@ def _guarded(
 
 
 def note(message: str, *, quiet: bool = False) -> None:
-    """Print one line about the work on standard error."""
+    """Print one line about the work on standard error, above a bar that is shown."""
     if not quiet:
-        typer.echo(message, err=True)
+        # Not by typer.echo, which writes past the bar's keeper and into its line.
+        print(message, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
