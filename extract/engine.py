@@ -68,6 +68,25 @@ def find_device(wanted: str | None) -> tuple[str, int]:
     return ("cuda", count) if count else ("cpu", 1)
 
 
+def find_workers(device: str | None, workers: int | None) -> tuple[str, int, int]:
+    """Return the kind of device, how many workers there are, and threads that read ahead in each.
+
+    Args:
+        device: As for `find_device`.
+        workers: None is one a GPU, else one a core.
+
+    Raises:
+        ExtractError: `cuda` is wanted and there is none.
+    """
+    kind, devices = find_device(device)
+    cores = len(os.sched_getaffinity(0))
+    count = workers or (cores if kind == "cpu" else devices)
+    threads = _CPU_THREADS
+    if kind != "cpu":
+        threads = min(_MOST_THREADS, max(_CPU_THREADS, cores // count))
+    return kind, count, threads
+
+
 class Cluster:
     """Workers that start when they are first needed, and stop when the `with` block ends.
 
@@ -92,11 +111,7 @@ class Cluster:
             ExtractError: the workers do not start, or nothing answers at the scheduler's address.
         """
         if self._client is None:
-            self.device, count = find_device(self._wanted_device)
-            cores = len(os.sched_getaffinity(0))
-            workers = self._workers or (cores if self.device == "cpu" else count)
-            if self.device != "cpu":
-                self.threads = min(_MOST_THREADS, max(_CPU_THREADS, cores // workers))
+            self.device, workers, self.threads = find_workers(self._wanted_device, self._workers)
             self._client = self._stack.enter_context(
                 _remote_client(self._scheduler)
                 if self._scheduler

@@ -121,6 +121,17 @@ def read_frames(
         return Frames(picked.pictures, times, source.flags(first, stop, seen, end, max_seconds))
 
 
+def declared_seconds(path: Path) -> float | None:
+    """Return how long a file says that it is; None where it does not say or cannot be opened."""
+    try:
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
+            if set(container.format.name.split(",")) & _PLAYLISTS or not container.duration:
+                return None
+            return float(Fraction(container.duration, av.time_base))
+    except (av.FFmpegError, OSError, ValueError):
+        return None
+
+
 def _span(start: float | None, end: float | None, max_seconds: float) -> tuple[float, float]:
     first = max(start or 0.0, 0.0)
     if end is not None and end - first <= MIN_SECONDS:

@@ -142,8 +142,15 @@ def encode_shard(job: Job, on_row: Callable[[int], None] = lambda done: None) ->
     )
 
 
-def encode_rows(job: Job, on_row: Callable[[int], None] = lambda done: None) -> Encoded:
+def encode_rows(
+    job: Job, on_row: Callable[[int], None] = lambda done: None, batch_size: int | None = None
+) -> Encoded:
     """Read and encode the rows of a shard, and store nothing.
+
+    Args:
+        job: The rows and how to encode them.
+        on_row: Called with the number of utterances done so far.
+        batch_size: In place of the encoder's own; only where values do not matter.
 
     Raises:
         ExtractError: the encoder does not load.
@@ -156,7 +163,7 @@ def encode_rows(job: Job, on_row: Callable[[int], None] = lambda done: None) -> 
     if present:
         with clock.phase("load"):
             encoder = _encoder(job)
-        batches = _Batches(encoder, clock, job.info.stored)
+        batches = _Batches(encoder, clock, job.info.stored, batch_size)
         for done, (row, prepared) in enumerate(_prepare_ahead(present, encoder, job, clock)):
             if isinstance(prepared, MediaError):
                 set_aside[row.id] = SetAside(row.id, row.file, prepared.stage, prepared.reason)
@@ -248,8 +255,11 @@ def _read(row: Row, job: Job) -> object:
 class _Batches:
     """Collects units of equal shape and encodes them by full batches."""
 
-    def __init__(self, encoder: Encoder, clock: _Clock, stored: str) -> None:
+    def __init__(
+        self, encoder: Encoder, clock: _Clock, stored: str, batch_size: int | None = None
+    ) -> None:
         self._encoder, self._clock, self._stored = encoder, clock, stored
+        self._size = batch_size or encoder.batch_size
         self._meant = self._given = 0  # units
         self._open: dict[object, list[tuple[str, int, Unit]]] = defaultdict(list)
         self._rows: dict[str, list[NDArray[Any] | None]] = {}
@@ -262,7 +272,7 @@ class _Batches:
         for place, unit in enumerate(prepared.units):
             batch = self._open[unit.shape()]
             batch.append((name, place, unit))
-            if len(batch) == self._encoder.batch_size:
+            if len(batch) == self._size:
                 self._encode(batch)
 
     def finish(self) -> dict[str, Features]:
@@ -284,7 +294,7 @@ class _Batches:
     def _encode(self, batch: list[tuple[str, int, Unit]]) -> None:
         units = [unit for _, _, unit in batch]
         self._meant += len(units)
-        units += [units[0]] * (self._encoder.batch_size - len(units))
+        units += [units[0]] * (self._size - len(units))
         self._given += len(units)
         with self._clock.phase("encode"):
             results = self._encoder.encode(units)

@@ -1,7 +1,7 @@
 """Plan stage one for one dataset: its table, its encoders, and the shards that are to be written.
 
 Nothing here loads a model or reads a media file, so that a second run, which finds nothing to do,
-and `--dry-run` answer within seconds.
+answers within seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from extract.encoders.base import EncoderInfo, Settings
 from extract.encoders.registry import MODALITIES, resolve_encoder
@@ -117,26 +116,6 @@ class DatasetPlan:
     def splits(self) -> dict[str, int]:
         """Return how many utterances each split has."""
         return dict(Counter(one.split for one in self.utterances))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what is planned, as JSON values."""
-        return {
-            "dataset": self.entry.name,
-            "utterances": len(self.utterances),
-            "splits": self.splits(),
-            "modalities": {
-                one.identity.modality: {
-                    "encoder": one.info.spec,
-                    "features": str(one.folder),
-                    "present": one.present(),
-                    "absent": len(one.rows) - one.present(),
-                    "shards_to_write": len(one.plan.todo),
-                    "utterances_to_encode": one.plan.rows_todo(),
-                    "shards_done": len(one.plan.done),
-                }
-                for one in self.modalities
-            },
-        }
 
 
 def plan_dataset(request: Request, console: Console) -> DatasetPlan:
