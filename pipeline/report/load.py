@@ -243,12 +243,21 @@ def read_predictions(path: Path) -> pd.DataFrame:
         OSError: When it cannot be opened.
         ValueError: When it is no such table.
     """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    missing = [name for name in _TEXT_COLUMNS if name not in frame]
+    names = pd.read_csv(path, nrows=0).columns
+    missing = [name for name in _TEXT_COLUMNS if name not in names]
     if missing:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
-    for name in frame.columns.difference(list(_TEXT_COLUMNS)):
-        frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    numbers = names.difference(list(_TEXT_COLUMNS))
+    # Labels such as "NA" are text like any other; only a number can be missing.
+    frame = pd.read_csv(
+        path,
+        dtype=dict.fromkeys(_TEXT_COLUMNS, object),
+        keep_default_na=False,
+        na_values={name: ["", "nan"] for name in numbers},
+    )
+    for name in numbers:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
     frame["valid"] = frame["valid"].str.lower().isin(("true", "1"))
     return frame
 
