@@ -27,13 +27,13 @@ def gate_drawings(key: str, lead: Experiment) -> tuple[Drawing, ...]:
     found = []
     if both:
         found.append(draw_gates(f"{key}-gates", classes, both, "Gate weights by class", caption))
+    if both and len(languages) > 1:
+        title = "Gate weights by language"
+        found.append(draw_gates(f"{key}-gates-languages", languages, both, title, caption))
     found += drawn
     if inside:
         title = "Modality weights inside each expert"
         found.append(draw_gates(f"{key}-gates-experts", classes, inside, title, caption))
-    if both and len(languages) > 1:
-        title = "Gate weights by language"
-        found.append(draw_gates(f"{key}-gates-languages", languages, both, title, caption))
     return tuple(found)
 
 

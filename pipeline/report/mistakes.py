@@ -27,10 +27,10 @@ def mistake_table(dataset: str, task: Task, lead: Experiment, corpus: Corpus) ->
     texts = corpus.texts
     columns = [
         Column("id", "Utterance", numeric=False),
+        *([Column("transcript", "Transcript", numeric=False)] if texts else []),
         Column("truth", "True", numeric=task == "regression"),
         Column("prediction", "Predicted", numeric=task == "regression"),
         Column("size", "Probability" if task == "classification" else "Error"),
-        *([Column("transcript", "Transcript", numeric=False)] if texts else []),
         Column("weights", "Gate weights, %", numeric=False),
     ]
     show = Metric("size", "", percent=task == "classification").show
@@ -42,10 +42,10 @@ def mistake_table(dataset: str, task: Task, lead: Experiment, corpus: Corpus) ->
             Row(
                 (
                     text_cell(plain(str(row["id"]), 60)),
+                    *([text_cell(plain(texts.get(str(row["id"]), "–")))] if texts else []),
                     _answer(row["truth"], task),
                     _answer(row["prediction"], task),
                     Cell(show(row["size"]), row["size"]),
-                    *([text_cell(plain(texts.get(str(row["id"]), "–")))] if texts else []),
                     text_cell(_weights(row, lead)),
                 )
             )
