@@ -20,9 +20,22 @@ from extract.shards import find_done, shard_numbers
 from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
 from extract.table import Utterance, write_table
 from extract.worker import Job, ShardReport, peak_memory
-from pipeline.extraction_plan import Console, DatasetPlan, ModalityPlan
+from pipeline.extraction_plan import Console, DatasetPlan, ModalityPlan, Request, plan_dataset
+from pipeline.released import is_released, take_released
 
 _LIBRARIES = ("torch", "transformers", "openai-whisper", "open_clip_torch", "av", "h5py", "numpy")
+
+
+def extract(request: Request, cluster: Cluster, console: Console) -> Summary:
+    """Extract a dataset, or take its features where it is released as such.
+
+    Raises:
+        PipelineError: the manifest, a flag or the corpus is wrong.
+        ExtractError: an encoder or a file is, or the workers do not start.
+    """
+    if is_released(request):
+        return take_released(request, console)
+    return extract_dataset(plan_dataset(request, console), cluster, console)
 
 
 def extract_dataset(planned: DatasetPlan, cluster: Cluster, console: Console) -> Summary:

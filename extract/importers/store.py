@@ -106,6 +106,7 @@ class Stored:
         set_to_zero: Values that this import set to zero, by what they were.
         shards_written: Shards that this import wrote.
         shards_kept: Shards that were done before.
+        utterances_written: Rows of the table in the shards that this import wrote.
     """
 
     modality: str
@@ -122,6 +123,7 @@ class Stored:
     set_to_zero: dict[str, int] = field(default_factory=dict)
     shards_written: int = 0
     shards_kept: int = 0
+    utterances_written: int = 0
 
 
 def store_features(
@@ -154,6 +156,7 @@ def store_features(
     )
     stored = Stored(source.modality, source.encoder, folder, source.dim, source.dtype.name)
     stored.shards_written, stored.shards_kept = len(plan.todo), len(plan.done)
+    stored.utterances_written = plan.rows_todo()
     advance(plan.rows_done())
     zeros: Counter[str] = Counter()
     for shard in plan.todo:

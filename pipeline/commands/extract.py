@@ -22,8 +22,7 @@ from pipeline.commands.common import (
 
 if TYPE_CHECKING:
     from extract.summary import Summary
-    from pipeline.extraction_forecast import Forecast
-    from pipeline.extraction_plan import Request
+    from pipeline.extraction_plan import Console, Request
 
 _PLAIN_WIDTH = 120  # columns, where there is no terminal to ask
 
@@ -161,8 +160,8 @@ def extract(
     """Encode a dataset's text, audio and video into the cache, each clip once."""
     from extract.engine import Cluster
     from pipeline.errors import PipelineError
-    from pipeline.extraction import extract_dataset
-    from pipeline.extraction_plan import Console, Request, plan_dataset
+    from pipeline.extraction import extract as extract_one
+    from pipeline.extraction_plan import Console, Request
 
     named = {"text": text, "audio": audio, "visual": visual}
     console = Console(
@@ -192,17 +191,14 @@ def extract(
     if fetch_only:
         _fetch(requests, as_json=as_json)
         return
+    wanted = device.value if device else None
     if dry_run:
-        from pipeline.extraction_forecast import forecast
-
-        wanted = device.value if device else None
-        plans = [plan_dataset(each, console) for each in requests]
-        _show_forecasts([forecast(each, wanted, workers) for each in plans], as_json=as_json)
+        _look_ahead(requests, console, wanted, workers, as_json=as_json)
         return
     summaries = []
-    with Cluster(device.value if device else None, workers, scheduler) as cluster:
+    with Cluster(wanted, workers, scheduler) as cluster:
         for request in requests:
-            summary = extract_dataset(plan_dataset(request, console), cluster, console)
+            summary = extract_one(request, cluster, console)
             _show(summary, as_json=as_json, quiet=quiet)
             summaries.append(summary)
     if failures := [line for summary in summaries for line in summary.failures]:
@@ -228,11 +224,28 @@ def _fetch(requests: list[Request], *, as_json: bool) -> None:
             typer.echo(f"{name}: {use}: {location}")
 
 
-def _show_forecasts(forecasts: list[Forecast], *, as_json: bool) -> None:
+def _look_ahead(
+    requests: list[Request],
+    console: Console,
+    device: str | None,
+    workers: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    from pipeline.extraction_forecast import forecast
+    from pipeline.extraction_plan import plan_dataset
+    from pipeline.released import count_released, is_released
+
+    found = [
+        count_released(request, console)
+        if is_released(request)
+        else forecast(plan_dataset(request, console), device, workers)
+        for request in requests
+    ]
     if as_json:
-        print_json([one.to_json() for one in forecasts])
+        print_json([one.to_json() for one in found])
         return
-    for one in forecasts:
+    for one in found:
         for line in one.lines():
             typer.echo(line)
 
