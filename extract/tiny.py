@@ -134,7 +134,7 @@ def make_audio_encoder(
 def make_visual_encoder(
     folder: Path,
     *,
-    dim: int = 96,
+    dim: int = 64,
     width: int = 96,
     layers: int = 2,
     image_size: int = 64,
