@@ -1,0 +1,473 @@
+"""What users get wrong, met through the console commands: one plain line each, nothing lost."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import torch
+
+from extract.features import list_feature_sets
+from extract.table import read_table
+from pipeline.commands.extract import main as extract_main
+from pipeline.commands.report import main as report_main
+from pipeline.commands.train import main as train_main
+from tests.helpers_bad_input import (
+    COLUMNS,
+    MANIFEST,
+    ROWS,
+    Ended,
+    call,
+    small_disk,
+    write_place,
+    write_rows,
+)
+
+SPECS = ("text", "hf:", "random-bert"), ("audio", "whisper:", "random-whisper/random-whisper.pt")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the corpus, and extract it once; for reading only."""
+    place = tmp_path_factory.mktemp("bad")
+    write_place(place)
+    ended = extract(place, "--workers", 1, "--strict", "--json")
+    assert ended.code == 3, ended.err  # done, with something set aside
+    (place / "summary.json").write_text(ended.out)
+    return place
+
+
+@pytest.fixture
+def copy(place: Path, tmp_path: Path) -> Path:
+    """Copy data and cache, to be damaged; models stay where they are."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    shutil.copytree(place / "cache" / "mine", tmp_path / "cache" / "mine")
+    (tmp_path / "cache" / "models").symlink_to(place / "cache" / "models")
+    shutil.copy(place / "mine.yaml", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    """Train one run, for reading only."""
+    ended = train(place)
+    assert ended.code == 0, ended.err
+    return place / "runs"
+
+
+def extract(place: Path, *options: object) -> Ended:
+    """Extract quietly, so that whatever is said is an error."""
+    given = ["--manifest", place / "mine.yaml", "--data-root", place / "data", "--cache"]
+    given += [place / "cache", "--preset", "tiny", "--device", "cpu", "--quiet"]
+    return call(extract_main, *given, *([] if "--dataset" in options else MINE), *options)
+
+
+def train(place: Path, *options: object) -> Ended:
+    """Train as quietly."""
+    given = ["--from-cache", "--manifest", place / "mine.yaml", "--cache", place / "cache"]
+    given += ["--runs", place / "runs", "--preset", "tiny", "--epochs", 1, "--quiet"]
+    given += [] if "--device" in options else ["--device", "cpu"]
+    return call(train_main, *given, *([] if "--dataset" in options else MINE), *options)
+
+
+MINE = ["--dataset", "mine"]
+
+
+def test_broken_media_are_set_aside_with_their_reason_and_the_rest_goes_on(place: Path) -> None:
+    summary = json.loads((place / "summary.json").read_text())
+    assert summary["failures"] == []
+    assert [one["present"] for one in summary["modalities"]] == [11, 5, 5]
+    sets = {one.modality: one for one in list_feature_sets(place / "cache", "mine")}
+    said = {row.id: (row.stage, row.reason) for row in sets["audio"].quarantine()}
+    unreadable = ("open", "cannot be opened as media: Invalid data found when processing input")
+    assert said == {
+        "empty": ("open", "empty file"),
+        "prose": unreadable,
+        "torn": unreadable,
+        "silent": ("decode", "no audio could be decoded: the span holds none"),
+        "gone": ("open", "no such file"),
+        "backwards": ("open", "a span of -0.40 s"),
+    }
+    assert {row.id for row in sets["visual"].quarantine()} == set(said)
+    assert sets["text"].lengths()["good/3"] == 512  # 10,000 characters, cut and said
+    assert summary["modalities"][0]["flags"] == {"cut_to_512_tokens": 1}
+    table = read_table(place / "cache" / "mine" / "utterances.parquet")
+    assert table["label"].tolist()[:5] == ["sad", "glad", "sad", "glad", "glad"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("id", "good/0", "line 3: id 'good/0' is already on table.csv line 2; ids must be unique"),
+        ("id", "a\nb", r"id 'a\nb' must be 1-255 bytes without control characters"),
+        ("id", "", "table.csv line 3 has no id"),
+        ("split", "tset", "line 3: split 'tset' is unknown (did you mean 'test'?)"),
+        (
+            "label",
+            "gladd",
+            "line 3: label 'gladd' is unknown (did you mean 'glad'?)",
+        ),
+        (
+            "label",
+            "",
+            "line 3: 'good/1' has no label, which split 'train' needs; fill in",
+        ),
+        ("score", "1.5", "line 3: score 1.5 is outside -1 to 1; correct it"),
+        ("score", "nan", "line 3: score is 'nan', expected a number"),
+        ("start", "soon", "line 3: start is 'soon', expected a number"),
+        ("media", "../mine.yaml", "path '../mine.yaml' climbs with '..': it must stay inside"),
+        ("media", "/etc/passwd", "path '/etc/passwd' is absolute: give it relative to"),
+        ("media", "link.mp4", "by a symbolic link: use --allow-symlinks if that is meant"),
+    ],
+)
+def test_a_wrong_cell_is_named_with_its_line(
+    place: Path, tmp_path: Path, column: str, value: str, said: str
+) -> None:
+    rows = [COLUMNS, *(list(row) for row in ROWS)]
+    rows[2][COLUMNS.index(column)] = value
+    write_rows(tmp_path / "table.csv", rows)
+    (tmp_path / "link.mp4").symlink_to(place / "data" / "0.mp4")
+    before = (place / "cache" / "mine" / "utterances.parquet").read_bytes()
+    complaint = extract(place, "--data-root", tmp_path).complaint()
+    assert "table.csv line" in complaint
+    assert said in complaint
+    assert (place / "cache" / "mine" / "utterances.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "table.csv is empty"),
+        (b"id,split,label,score,text\n", "table.csv has no rows"),
+        (b"split,label,score\ntrain,sad,-1\n", "has no column 'id'; its columns are split, label"),
+        (b"id,split,label,score,text\na,train,sad,-1,caf\xe9\n", "line 2 is not utf-8: save the"),
+        (b"id,split,label\na,train,sad,-1\n", "line 2 has 4 cells, the header has 3"),
+        (None, "table.csv not found in"),
+    ],
+)
+def test_a_wrong_table_is_named(
+    place: Path, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    if content is None:
+        (tmp_path / "table.csv").mkdir()
+    else:
+        (tmp_path / "table.csv").write_bytes(content)
+    complaint = extract(place, "--data-root", tmp_path).complaint()
+    assert str(tmp_path) in complaint
+    assert said in complaint
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            MANIFEST.replace("title:", "titel:"),
+            "dataset 'mine', field 'titel': unknown field; field 'title': is missing",
+        ),
+        (MANIFEST.replace("max_seconds: 2", "max_seconds: two"), "expected a number, got 'two'"),
+        (MANIFEST + "  broken: [\n", "line 15: not valid YAML"),
+        (MANIFEST + "  mine: {}\n", "line 14: not valid YAML: key 'mine' is given twice"),
+        ("!!python/object/apply:os.system ['id']", "line 1: not valid YAML"),
+        ("- a\n", "expected a mapping, got ['a']"),
+        (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
+        (None, "cannot be read: Is a directory"),
+    ],
+)
+def test_a_wrong_manifest_is_named(
+    place: Path, tmp_path: Path, content: str | bytes | None, said: str
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for command in (extract, train):
+        complaint = command(place, "--manifest", path).complaint()
+        assert str(path) in complaint
+        assert said in complaint
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dataset", "mime"], "unknown dataset 'mime' (did you mean 'mine'?); known are cherma"),
+        (["--data-root", "/none"], "data root /none is no folder: give --data-root or set"),
+        (["--modalities", "text,adio"], "unknown modality 'adio' (did you mean 'audio'?)"),
+        (["--manifest", "/none.yaml"], "/none.yaml does not exist"),
+        (["--audio", "whisper:huge"], "encoder whisper:huge: no checkpoint file huge"),
+    ],
+)
+def test_a_wrong_flag_of_extraction_is_named(place: Path, options: list[str], said: str) -> None:
+    assert said in extract(place, *options).complaint()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dataset", "mime"], "unknown dataset 'mime' (did you mean 'mine'?)"),
+        (["--dataset", "meld"], "no cache of 'meld'; run egmf-extract --dataset meld first"),
+        (["--modalities", "adio"], "no 'adio' features of 'mine'"),
+        (["--audio", "ffff"], "no audio features fit 'ffff'; there are: "),
+        (["--set", "droput=0.2"], "no such setting (did you mean 'dropout'?); known: dim"),
+        (["--set", "dropout"], "--set dropout: expected key=value"),
+        (["--set", "dropout=2"], "'dropout': expected a value less than or equal to 1, got 2"),
+        (["--set", "heads=3"], "dim (64) must be a multiple of heads (3)"),
+        (["--set", "kernels=[2]"], "kernels must be odd, got 2"),
+        (["--device", "gpu"], "--device gpu: this machine has no such device; use --device cpu"),
+        (["--device", "cuda:99"], "--device cuda:99: this machine has no such device"),
+        (["--experiment", "a/b"], "--experiment a/b: give a plain name without '/'"),
+        (["--context", "2"], "no utterance of 'mine' has a group and an order"),
+        (["--resume", "--fresh"], "--resume and --fresh contradict each other"),
+        (
+            ["--ablate", "local", "--ablate", "semantic", "--ablate", "global"],
+            "at least one expert must stay",
+        ),
+    ],
+)
+def test_a_wrong_flag_of_training_is_named_and_leaves_nothing(
+    place: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    assert said in train(place, "--runs", tmp_path / "runs", *options).complaint()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_one_line(place: Path, tmp_path: Path) -> None:
+    ended = extract(
+        place, "--device", "cuda", "--fresh", "--cache", tmp_path / "cache", *specs(place)
+    )
+    assert "device 'cuda': this machine has no such device; use --device cpu" in ended.complaint()
+    assert "--device cuda: this machine has no" in train(place, "--device", "cuda").complaint()
+
+
+def test_what_is_no_value_of_a_flag_is_exit_code_2(place: Path) -> None:
+    for options in (["--seed", "abc"], ["--seed", "-1"], ["--epochs", "0"], ["--ablate", "nose"]):
+        assert train(place, *options).code == 2
+    assert extract(place, "--workers", "0").code == 2
+    assert call(report_main, "--format", "pdf").code == 2
+
+
+def test_no_cache_is_one_line_and_none_is_made(place: Path, tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    assert f"{none}: no cache of 'mine'; run" in train(place, "--cache", none).complaint()
+    ended = call(train_main, "--from-cache", "--cache", none)
+    assert f"{none}: no cache; run egmf-extract" in ended.complaint()
+    assert not none.exists()
+
+
+def damage_version(folder: Path) -> None:
+    rewrite_json(folder / "features.json", format_version=7)
+
+
+def damage_sidecar_version(folder: Path) -> None:
+    rewrite_json(folder / "00000.json", format_version=7)
+
+
+def damage_bytes(folder: Path) -> None:
+    path = folder / "00000.h5"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 64] = b"\xaa" * 64
+    path.write_bytes(content)
+
+
+def damage_length(folder: Path) -> None:
+    path = folder / "00000.h5"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_nan(folder: Path) -> None:
+    with h5py.File(folder / "00000.h5", "r+", libver="latest") as shard:
+        shard["value"][0] = float("nan")
+    rewrite_json(folder / "00000.json", size=(folder / "00000.h5").stat().st_size)
+
+
+def damage_unfinished(folder: Path) -> None:
+    (folder / "00000.json").unlink()
+
+
+def damage_description(folder: Path) -> None:
+    (folder / "features.json").write_text("{")
+
+
+def rewrite_json(path: Path, **changed: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_version, "features.json: format 7, but this version reads format 1; extract again"),
+        (damage_sidecar_version, "00000.json: shard format 7, but this version reads format 1"),
+        (damage_bytes, "00000.h5: damaged ("),
+        (damage_length, "00000.h5: missing, or not the file that its sidecar describes; run"),
+        (damage_nan, "00000.h5: the features of good/0 hold a value that is not finite; remove"),
+        (
+            damage_unfinished,
+            "8 of 8 utterances are not extracted (first: good/0); run",
+        ),
+        (damage_description, "features.json: damaged ("),
+    ],
+)
+def test_a_damaged_cache_is_named_and_mended_it_trains(
+    place: Path, copy: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    (audio,) = (copy / "cache" / "mine" / "audio").iterdir()
+    damage(audio)
+    complaint = train(copy).complaint()
+    assert str(audio) in complaint
+    assert said in complaint
+    shutil.rmtree(audio)
+    shutil.copytree(place / "cache" / "mine" / "audio" / audio.name, audio)
+    assert train(copy).code == 0  # what the failure left behind stands in nobody's way
+
+
+def test_a_damaged_table_is_one_line(copy: Path) -> None:
+    path = copy / "cache" / "mine" / "utterances.parquet"
+    path.write_text("hello")
+    complaint = train(copy).complaint()
+    assert f"{path}: not a readable Parquet file" in complaint
+    assert "run egmf-extract again" in complaint
+    assert extract(copy).code == 0
+    assert len(read_table(path)) == len(ROWS)
+
+
+def llm_of(place: Path, folder: Path) -> Path:
+    shutil.copytree(place / "cache" / "models" / "tiny" / "llm", folder)
+    return folder
+
+
+def test_what_is_no_language_model_is_one_line(place: Path, trained: Path, tmp_path: Path) -> None:
+    def complaint(llm: object) -> str:
+        return train(place, "--runs", tmp_path / "runs", "--llm", llm).complaint()
+
+    assert f"{tmp_path} is not a language model: it holds no config.json" in complaint(tmp_path)
+    assert "/none is not a language model: no such directory" in complaint("/none")
+    llm = llm_of(place, tmp_path / "llm")
+    weights = llm / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert f"cannot load a language model from {llm}: Error while" in complaint(llm)
+    weights.write_bytes(whole)
+    (llm / "tokenizer.json").write_text("{")
+    assert f"cannot load a language model from {llm}" in complaint(llm)
+    (llm / "tokenizer.json").unlink()
+    (llm / "tokenizer_config.json").unlink()
+    assert f"the tokenizer of {llm}" in complaint(llm)
+    config = json.loads((llm / "config.json").read_text())
+    (llm / "config.json").write_text(json.dumps(config | {"model_type": "nonsense"}))
+    assert f"cannot load a language model from {llm}" in complaint(llm)
+
+
+@pytest.fixture
+def run(trained: Path, place: Path) -> Iterator[Path]:
+    """Give the one run's folder, to be damaged, and put it back."""
+    (folder,) = trained.glob("mine/*/*")
+    kept = place / "kept"
+    shutil.copytree(folder, kept)
+    yield folder
+    shutil.rmtree(folder)
+    kept.rename(folder)
+
+
+def report(place: Path, out: Path) -> Ended:
+    return call(report_main, "--runs", place / "runs", "--out", out, "--format", "md")
+
+
+def test_a_broken_result_is_one_line(place: Path, run: Path, tmp_path: Path) -> None:
+    assert train(place).code == 0  # finished already
+    for content in (b'{"format": 1,', b"", b"[]", b"\xff\xfe"):
+        (run / "result.json").write_bytes(content)
+        assert "result.json" in report(place, tmp_path).complaint()
+        complaint = train(place).complaint()
+        assert str(run / "result.json") in complaint
+        assert complaint.endswith("train the run again with --fresh")
+
+
+def test_an_unfinished_run_is_named_and_its_damage_too(
+    place: Path, run: Path, tmp_path: Path
+) -> None:
+    (run / "result.json").unlink()
+    assert "mine/egmf/seed-1111: no result.json" in report(place, tmp_path).complaint()
+    assert f"{run}: holds an unfinished run; go on with --resume" in train(place).complaint()
+    assert "holds a run with other settings" in train(place, "--set", "dim=32").complaint()
+    for name, said in (
+        ("checkpoint/state.pt", f"{run}/checkpoint: damaged ("),
+        ("best/fusion.safetensors", f"{run}/best: the saved model cannot be read ("),
+        ("best/adapter_model.safetensors", f"{run}/best: the adapter cannot be loaded: "),
+    ):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[:50])
+        complaint = train(place, "--resume").complaint()
+        assert said in complaint
+        assert "--fresh" in complaint
+        (run / name).write_bytes(whole)
+    assert train(place, "--resume").code == 0
+
+
+def test_no_runs_is_one_line(tmp_path: Path) -> None:
+    assert "holds no run; train one" in call(report_main, "--runs", tmp_path).complaint()
+    assert "does not exist" in call(report_main, "--runs", tmp_path / "none").complaint()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(place: Path, trained: Path) -> None:
+    file = place / "mine.yaml"
+    assert f"{file}" in extract(place, "--cache", file).complaint()
+    assert f"{file}" in train(place, "--runs", file).complaint()
+    assert f"{file}" in call(report_main, "--runs", trained, "--out", file).complaint()
+
+
+def specs(place: Path) -> list[str]:
+    models = place / "cache" / "models" / "tiny"
+    return [part for name, kind, path in SPECS for part in (f"--{name}", f"{kind}{models / path}")]
+
+
+def test_a_full_disk_is_one_line_and_what_is_done_stays(place: Path, tmp_path: Path) -> None:
+    options = ("--cache", tmp_path / "disk", *specs(place), "--modalities", "text,audio")
+
+    def size_of(modality: str) -> int:
+        (shard,) = (place / "cache" / "mine" / modality).glob("*/*.h5")
+        return shard.stat().st_size >> 10
+
+    try:
+        # Room for the table, the text and some of the audio.
+        with small_disk(tmp_path / "disk", size_of("text") + size_of("audio") // 2 + 32) as disk:
+            complaint = extract(place, *options, "--workers", 1).complaint()
+            assert f"{disk}/mine/audio/" in complaint
+            assert "00000.h5: cannot be written: no space is left on the disk; free" in complaint
+            assert not list(disk.rglob("*.tmp"))
+            plan = json.loads(extract(place, *options, "--dry-run", "--json").out)[0]["modalities"]
+            assert [plan[name]["shards_done"] for name in ("text", "audio")] == [1, 0]
+        with small_disk(tmp_path / "disk", 2000) as disk:
+            complaint = train(place, "--runs", disk).complaint()
+            assert "/seed-1111/" in complaint
+            assert "No space left on device" in complaint
+            assert not list(disk.rglob("*.tmp"))
+    except PermissionError as error:
+        pytest.skip(str(error))
+
+
+def test_ctrl_c_is_one_line_and_the_run_goes_on(place: Path, tmp_path: Path) -> None:
+    options = ("--runs", tmp_path, "--epochs", 6, "--set", "patience=9")
+    log = tmp_path / "mine" / "egmf" / "seed-1111" / "log.jsonl"
+
+    def interrupt_after_an_epoch() -> None:
+        while not (log.with_name("checkpoint") / "progress.json").is_file():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt_after_an_epoch)
+    thread.start()
+    ended = train(place, *options)
+    thread.join()
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err == "stopped; to go on, run the same command with --resume\n"
+    assert train(place, *options, "--resume").code == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3, 4, 5, 6]
