@@ -5,7 +5,7 @@ set -eu
 runs=${1:-runs}
 cache=${2:-cache}
 browser=${CHROMIUM:-chromium}
-height=${HEIGHT:-1700}
+height=${HEIGHT:-1650}
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -73,6 +73,16 @@ def test_hostile_names_are_shown_harmlessly(made):
     assert r"\textless{}script\textgreater{}" in latex
 
 
+def test_names_cannot_reorder_the_page(tmp_path):
+    emotion_run(tmp_path / "runs", "e\u202d", title="a\u202eb\u2067", count_mismatch="x\u0007y")
+    build_report(tmp_path / "runs", tmp_path / "out", ("html", "md"))
+    for name in ("index.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "a⟨U+202E⟩b⟨U+2067⟩" in text
+        assert "x⟨U+0007⟩y" in text
+        assert not set(text) & set("\u202d\u202e\u2067\u0007")
+
+
 def test_hostile_text_inside_drawings_is_escaped(tmp_path):
     name = '"><script>$x$&'
     write_run(tmp_path / "runs", experiment=name, rows=60, labels=("</text><b>", "a$b$"))

@@ -236,7 +236,7 @@ def test_plain_text():
     assert plain("a\tb\n c") == "a b c"
     assert plain("你好\u200b世界") == "你好⟨U+200B⟩世界"
     assert plain("اهلا 👩‍👧") == "اهلا 👩‍👧", "scripts written from the right, joined emoji"
-    assert plain("e" + "\u0301" * 400) == "e" + "\u0301" * 3
+    assert plain("e" + "\u0301" * 100) == "e" + "\u0301" * 3
     assert plain("abcdef", 4) == "abcd … (6 characters)"
 
 

@@ -1,31 +1,37 @@
 """Text of others, made safe to show beside our own.
 
-Escaping is each output format's own business. What no escaping catches is handled here: control
-characters, and those that reorder the text around them, are shown by their code point; white space
-is folded; long text is cut, and says so.
+Escaping is each output format's own business. What no escaping catches is handled here: characters
+that are not seen, and those that reorder the text around them, are shown by their code point.
 """
 
 import re
-import unicodedata
 
 MOST_CHARACTERS = 280
 
-_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_INVISIBLE = frozenset("\u00ad\u200b\u2060\ufeff")
-_COMBINING_RUN = re.compile(r"([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]{3})"
-                            r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]+")  # fmt: skip
+_HIDDEN = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab and line feed
+    "\u00ad\u200b\u2060\ufeff"  # soft hyphen, zero-width space, word joiner, byte order mark
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction marks, embeddings, isolates
+    "\ue000-\uf8ff"  # private use: no two fonts agree
+    "]"
+)
+_PILED = re.compile(
+    "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]{3})"
+    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]+"
+)
+"""More combining marks than any language puts on one letter; they would cover the lines above."""
+
+
+def visible(text: str) -> str:
+    """Show what would be invisible, or would reorder its surroundings, by its code point."""
+    shown = _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+    return _PILED.sub(r"\1", shown)
 
 
 def plain(text: str, most: int = MOST_CHARACTERS) -> str:
-    """Return one line of visible text, cut to about `most` characters."""
-    length = len(text)
-    shown = _COMBINING_RUN.sub(r"\1", " ".join(text[: 2 * most].split()))
-    cut = length > 2 * most or len(shown) > most
-    shown = "".join(_visible(sign) for sign in shown[:most])
-    return f"{shown} … ({length:,} characters)" if cut else shown
-
-
-def _visible(sign: str) -> str:
-    category = unicodedata.category(sign)
-    hidden = category in ("Cc", "Cs", "Co", "Cn") or sign in _REORDERING or sign in _INVISIBLE
-    return f"⟨U+{ord(sign):04X}⟩" if hidden else sign
+    """Return one line of visible text, cut to `most` characters of the original; it says so."""
+    line = " ".join(text[: 2 * most].split())
+    cut = len(text) > 2 * most or len(line) > most
+    shown = visible(line[:most])
+    return f"{shown} … ({len(text):,} characters)" if cut else shown

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pipeline.report.load import SkippedRun
 from pipeline.report.sections import Section
 from pipeline.report.tables import Cell, Row, Table
+from pipeline.report.wording import visible
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -141,7 +142,7 @@ def markdown_text(sections: Sequence[Section], skipped: Sequence[SkippedRun]) ->
 
 def markdown_escape(text: str) -> str:
     """Escape what Markdown would read as markup, HTML included."""
-    text = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    text = _MARKDOWN.sub(r"\\\1", visible(" ".join(text.split())))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
