@@ -82,12 +82,26 @@ def test_from_clips_to_features(
     plan = json.loads(out)[0]
     assert (code, plan["utterances"], plan["splits"]) == (0, 8, {"train": 5, "test": 3})
     assert plan["modalities"]["audio"]["present"] == 7
-    assert plan["modalities"]["text"]["shards_to_write"] == 1
+    text, audio, visual = (plan["modalities"][name] for name in ("text", "audio", "visual"))
+    assert (text["shards_to_write"], text["why"], text["reasons"]) == (
+        1,
+        {"new": 1},
+        {"no transcript": 1},
+    )
+    assert (text["utterances_to_encode"], text["hours"], text["frames"]) == (8, None, None)
+    # of the seven files, five last 1 s, one is cut to 2 s and one is no media file
+    assert audio["hours_from_files"] == 6
+    assert audio["hours"] * 3600 == pytest.approx(7 * 7 / 6, abs=0.3)
+    assert visual["frames"] == pytest.approx(4 * 7 * 7 / 6, abs=1)
+    assert (audio["measured"], visual["measured"]) == (5, 5)
+    assert plan["seconds"] > 0
     assert not (place / "cache" / "mine").exists()
 
     code, out, err = run(place, monkeypatch, capsys, "--json", "--workers", "1")
     assert code == 0, err
     summary = json.loads(out)
+    written = sum(one["megabytes"] for one in summary["modalities"])
+    assert plan["megabytes"] == pytest.approx(written, rel=0.6)  # small files: mostly headers
     assert summary["utterances_encoded"] == 24
     reasons = {one["modality"]: one["reasons"] for one in summary["modalities"]}
     unreadable = "cannot be opened as media: Invalid data found when processing input"
@@ -139,6 +153,9 @@ def test_second_run_does_nothing_and_starts_nothing(
     code, _, _ = run(place, monkeypatch, capsys, "--strict", "--quiet")
     assert code == 3  # something is set aside
     write_table(place, text={6: "well now"})
+    _, out, _ = run(place, monkeypatch, capsys, "--dry-run")
+    assert "1 shards with 8 utterances to write (1 changed input; 1 utterances" in out
+    assert "nothing to write; 1 shards done" in out
     _, out, _ = run(place, monkeypatch, capsys, "--dry-run", "--json")
     plan = json.loads(out)[0]["modalities"]
     assert {name: one["shards_to_write"] for name, one in plan.items()} == {
@@ -157,6 +174,8 @@ def test_second_run_does_nothing_and_starts_nothing(
         (["--text", "hf:/none"], "encoder hf:/none: no directory /none; check the path"),
         (["--visual", "clip"], "visual encoder 'clip' is not a known spec"),
         (["--data-root", "/none"], "data root /none is no folder"),
+        (["--audio", "whisper:base@buckets"], "unknown option @buckets (known here: @full or"),
+        (["--visual", "hf:none/such@face", "--fetch-only"], "where there is a network and copy"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_1(
@@ -202,3 +221,33 @@ def test_fetch_only_says_where_the_encoders_lie(
     assert code == 0
     assert Path(found["audio"]).is_file()
     assert Path(found["text"]).is_dir()
+
+
+def test_released_features_are_taken_by_extraction(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    root = tmp_path / "CHERMA0723"
+    for part in ("train", "dev", "test"):
+        records = [{"audio_file": f"{part}{n}.wav", "video_label": "平静"} for n in range(2)]
+        (root / "text" / part).mkdir(parents=True)
+        (root / f"{part}.json").write_text(json.dumps(records, ensure_ascii=False))
+        for number in range(2):
+            np.save(root / "text" / part / f"{part}{number}.npy", np.full((3, 5), number, "f4"))
+    (root / "text" / "test" / "test1.npy").unlink()
+    options = ("--dataset", "cherma", "--data-root", str(tmp_path), "--allow-count-mismatch")
+
+    code, out, _ = run(place, monkeypatch, capsys, *options, "--dry-run")
+    assert (code, "text: 5 files to take, 1 absent" in out) == (0, True)
+    assert not (place / "cache" / "cherma").exists()
+    code, out, err = run(place, monkeypatch, capsys, *options, "--json")
+    assert code == 0, err
+    summary = json.loads(out)
+    [text] = summary["modalities"]
+    assert (text["encoder"], text["present"], text["rows"]) == ("released", 5, 15)
+    assert (summary["utterances_encoded"], text["reasons"]) == (6, {"no such file": 1})
+    [features] = list_feature_sets(place / "cache", "cherma")
+    assert (features.encoder, features.dim) == ("released", 5)
+    code, out, _ = run(place, monkeypatch, capsys, *options)
+    assert (code, "nothing to do" in out) == (0, True)
+    code, _, err = run(place, monkeypatch, capsys, *options, "--text", "hf:x")
+    assert (code, "leave --text away" in err) == (1, True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.weights import (
+    FETCH_ELSEWHERE,
     Memo,
     digest_of_files,
     fetch,
@@ -120,8 +121,8 @@ def _fetch(config: dict[str, Any], spec: str) -> Path:
     except Exception as error:  # hub, HTTP and file errors of several libraries
         cause = str(error).strip().splitlines()[0]
         raise ExtractError(
-            f"{what}: could not be fetched ({cause}); give open_clip:local-dir:DIR, or fetch it "
-            "once with a network: egmf-extract --fetch-only"
+            f"{what}: could not be fetched ({cause}); give open_clip:local-dir:DIR, or "
+            f"{FETCH_ELSEWHERE}"
         ) from error
 
 

@@ -18,6 +18,11 @@ from extract.encoders.base import RANDOM_MARKER
 from extract.errors import ExtractError
 from extract.files import publish_json, sha256_of
 
+FETCH_ELSEWHERE = (
+    "run the same command with --fetch-only where there is a network and copy ~/.cache from there"
+)
+"""How models come to a machine without a network, to end messages with."""
+
 _HUB_SECONDS = 10  # a hub that has not answered by then counts as unreachable
 
 
@@ -143,6 +148,5 @@ def fetch(name: str, what: str, patterns: list[str], complete: Callable[[Path], 
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExtractError(
             f"{what}: {name} is neither a directory here nor could it be fetched from the hub "
-            f"({cause}); give a local directory, or fetch it once with a network: "
-            "egmf-extract --fetch-only"
+            f"({cause}); give a local directory, or {FETCH_ELSEWHERE}"
         ) from error

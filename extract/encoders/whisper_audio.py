@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.options import split_options
-from extract.encoders.weights import Memo, has_random_weights, slug_of
+from extract.encoders.weights import FETCH_ELSEWHERE, Memo, has_random_weights, slug_of
 from extract.errors import ExtractError
 from extract.media import SAMPLE_RATE, Audio
 
@@ -95,8 +95,8 @@ def _published(name: str, spec: str) -> Path:
         whisper.load_model(name, device="cpu")
     except (OSError, RuntimeError) as error:
         raise ExtractError(
-            f"encoder {spec}: could not be fetched ({error}); give a local .pt file, or fetch it "
-            "once with a network: egmf-extract --fetch-only"
+            f"encoder {spec}: could not be fetched ({error}); give a local .pt file, or "
+            f"{FETCH_ELSEWHERE}"
         ) from error
     finally:
         socket.setdefaulttimeout(patience)

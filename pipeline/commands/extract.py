@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,7 +137,11 @@ def extract(
         bool, typer.Option("--fresh", help="Remove the chosen feature sets first.")
     ] = False,
     fetch_only: Annotated[
-        bool, typer.Option("--fetch-only", help="Fetch the preset's models and stop.")
+        bool,
+        typer.Option(
+            "--fetch-only",
+            help="Fetch the models that the other options name, for nodes without a network.",
+        ),
     ] = False,
     allow_count_mismatch: Annotated[
         bool, typer.Option("--allow-count-mismatch", help="Go on where split sizes differ.")
@@ -287,13 +292,19 @@ def _show(summary: Summary, *, as_json: bool, quiet: bool) -> None:
         if frames := one.counts.get("frames"):
             share = one.counts["frames_with_face"] / frames
             terminal.print(f"{one.modality}: a face in {share:.1%} of {frames:,} frames")
-    phases = ", ".join(f"{name} {value:.1f}" for name, value in summary.seconds_by_phase.items())
-    rates = f"{summary.rate() or 0:.1f} a second ({summary.rate_without_loading() or 0:.1f}"
-    terminal.print(
+    terminal.print("\n".join(_effort(summary)), markup=False, highlight=False)
+
+
+def _effort(summary: Summary) -> Iterator[str]:
+    """Say how long a run took, and what for."""
+    rate, alone = summary.rate() or 0.0, summary.rate_without_loading() or 0.0
+    phases = summary.seconds_by_phase  # none where features were released, not encoded
+    without = f" ({alone:.1f} without starting workers and loading models)" if phases else ""
+    yield (
         f"{summary.encoded():,} items (utterance x modality) in {summary.seconds:.1f} s: "
-        f"{rates} without starting workers and loading models)\n"
-        f"seconds by phase, over all workers: {phases}\n"
-        f"peak memory, all processes: {summary.peak_memory / 2**30:.2f} GiB",
-        markup=False,
-        highlight=False,
+        f"{rate:.1f} a second{without}"
     )
+    if phases:
+        spent = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
+        yield f"seconds by phase, over all workers: {spent}"
+    yield f"peak memory, all processes: {summary.peak_memory / 2**30:.2f} GiB"
