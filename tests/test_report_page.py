@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -156,6 +157,24 @@ def test_latex_tables_have_as_many_cells_as_columns(made):
         assert len(lines) > 1
         for line in lines:
             assert len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1, (path.name, line)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here")
+def test_latex_tables_compile(made, tmp_path):
+    tables = sorted((made[0] / "out" / "tables").glob("*.tex"))
+    inputs = "".join(rf"\input{{{path}}}\clearpage" + "\n" for path in tables)
+    packages = r"\usepackage[utf8]{inputenc}\usepackage{booktabs,array,graphicx}"
+    source = rf"\documentclass{{article}}{packages}\begin{{document}}{inputs}\end{{document}}"
+    (tmp_path / "all.tex").write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert f"({len(tables)} pages" in done.stdout
 
 
 # The command

@@ -113,6 +113,8 @@ def test_two_experiments_in_every_metric(tmp_path):
     for seed in (1, 2, 3):
         sims_run(tmp_path, "good", seed, skill=0.9)
         sims_run(tmp_path, "poor", seed, skill=0.2)
+    (tmp_path / "simsv2" / "poor" / "seed-9").mkdir()
+    (tmp_path / "simsv2" / "third" / "seed-9").mkdir(parents=True)
     (found,) = compare_experiments(tmp_path, "simsv2/good", "poor")
     rows = {row.cells[0].text.split()[0]: row.cells for row in found.rows}
     one, two = (each for each in experiments_of(tmp_path))
@@ -121,6 +123,7 @@ def test_two_experiments_in_every_metric(tmp_path):
     assert rows["MAE"][3].value < 0 < rows["Corr"][3].value
     assert rows["MAE"][5].value < 0.01
     assert "seeds are drawn too (3 and 3)" in found.notes[0]
+    assert [note.split(",")[0] for note in found.notes[1:]] == ["Left out: simsv2/poor/seed-9"]
 
 
 def test_comparing_what_cannot_be_compared_is_a_plain_error(tmp_path):

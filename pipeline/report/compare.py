@@ -7,7 +7,7 @@ from pipeline.errors import PipelineError
 from pipeline.manifest import nearest
 from pipeline.report.corpus import read_corpus
 from pipeline.report.experiments import Experiment, group_experiments
-from pipeline.report.load import Run, Task, load_runs
+from pipeline.report.load import Run, SkippedRun, Task, load_runs
 from pipeline.report.protocols import metrics_of
 from pipeline.report.resampling import Resampler
 from pipeline.report.study_tables import difference_cells
@@ -29,15 +29,16 @@ def compare_experiments(
         PipelineError: When there is no such experiment, or no dataset has both.
     """
     by_dataset: dict[str, list[Run]] = {}
-    for run in load_runs(runs).runs:
+    loaded = load_runs(runs)
+    for run in loaded.runs:
         by_dataset.setdefault(run.result.dataset, []).append(run)
     experiments = {name: group_experiments(members) for name, members in by_dataset.items()}
     tables = []
     for dataset, known in experiments.items():
-        pair = [_named(dataset, known, wanted) for wanted in (first, second)]
-        if pair[0] is None or pair[1] is None:
+        one, two = _named(dataset, known, first), _named(dataset, known, second)
+        if one is None or two is None:
             continue
-        tables += _tables(dataset, pair[0], pair[1], cache)
+        tables += _tables(dataset, one, two, cache, _left_out(loaded.skipped, dataset, one, two))
     if not tables:
         names = [
             f"{dataset}/{each.name}" for dataset in experiments for each in experiments[dataset]
@@ -46,7 +47,13 @@ def compare_experiments(
     return tables
 
 
-def _tables(dataset: str, first: Experiment, second: Experiment, cache: Path | None) -> list[Table]:
+def _tables(
+    dataset: str,
+    first: Experiment,
+    second: Experiment,
+    cache: Path | None,
+    left_out: Sequence[str],
+) -> list[Table]:
     results = first.result, second.result
     corpus = read_corpus(cache, dataset, {each.table_sha256 for each in results})
     resampler = Resampler(corpus.groups)
@@ -73,7 +80,7 @@ def _tables(dataset: str, first: Experiment, second: Experiment, cache: Path | N
                     Column("p_value", "p"),
                 ),
                 rows,
-                notes=_notes(first, second, resampler),
+                notes=(*_notes(first, second, resampler), *left_out),
             )
         )
     return tables
@@ -111,6 +118,18 @@ def _notes(first: Experiment, second: Experiment, resampler: Resampler) -> tuple
     if any(each.result.random_weights for each in (first, second)):
         notes.append("Random weights: figures show that the pipeline works, nothing more.")
     return tuple(notes)
+
+
+def _left_out(
+    skipped: Sequence[SkippedRun], dataset: str, first: Experiment, second: Experiment
+) -> list[str]:
+    """Say which runs of the two experiments could not be used, and why."""
+    folders = {f"{dataset}/{each.runs[0].experiment}" for each in (first, second)}
+    return [
+        f"Left out: {run.name}, {run.reason}."
+        for run in skipped
+        if run.name.rsplit("/", 1)[0] in folders
+    ]
 
 
 def _named(dataset: str, known: Sequence[Experiment], wanted: str) -> Experiment | None:

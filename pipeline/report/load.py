@@ -16,6 +16,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import PipelineError
+from pipeline.runs import RESULT_FORMAT
 
 Task = Literal["classification", "regression"]
 Protocol = Literal["emotion", "mosi", "sims"]
@@ -55,7 +56,7 @@ class ProbeRecord(_Record):
 class RunResult(_Record):
     """`result.json` as training writes it; keys of later formats' additions are ignored."""
 
-    format: Literal[1]
+    format: int
     status: Literal["complete"]
     dataset: str
     title: str
@@ -274,6 +275,12 @@ def _read_run(folder: Path) -> Run:
         raise _Unusable("no result.json: still running, or stopped before its end") from None
     except (OSError, ValueError) as error:
         raise _Unusable(f"result.json cannot be read: {error}") from None
+    version = record.get("format") if isinstance(record, dict) else None
+    if version != RESULT_FORMAT:
+        raise _Unusable(
+            f"result.json has format {version!r}, this version reads {RESULT_FORMAT}: "
+            "train it again, or report it with the version that wrote it"
+        )
     try:
         result = RunResult.model_validate(record)
     except ValidationError as error:
