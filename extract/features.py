@@ -150,6 +150,11 @@ class FeatureSet:
             lengths.update(zip(sidecar.ids, sidecar.rows, strict=True))
         return lengths
 
+    def description(self) -> dict[str, Any]:
+        """Return what `features.json` holds."""
+        found: dict[str, Any] = json.loads((self.folder / DESCRIPTION_NAME).read_text("utf-8"))
+        return found
+
     def reader(self) -> FeatureReader:
         """Return a reader of this feature set."""
         return FeatureReader(self)

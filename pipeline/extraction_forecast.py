@@ -83,7 +83,7 @@ class ModalityForecast:
             source = f", estimated from {self.hours_from_files} files"
             frames = "" if self.frames is None else f", {self.frames:,} frames"
             yield (
-                f"  {self.hours:.2f} hours of {self.modality}{frames}"
+                f"  {self.hours:.2f} hours of media{frames}"
                 f"{source if self.hours_from_files else ''}"
             )
         if self.megabytes is not None and self.seconds is not None:

@@ -44,6 +44,14 @@ def _wavlm() -> tuple[Any, Any]:
     return model, Wav2Vec2FeatureExtractor(return_attention_mask=True)
 
 
+def _wav2vec2_bert() -> tuple[Any, Any]:
+    """One that begins with log-mel instead of samples."""
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+    config = Wav2Vec2BertConfig(**SIZES, **INNER, conv_depthwise_kernel_size=5)
+    return Wav2Vec2BertModel(config), SeamlessM4TFeatureExtractor(feature_size=80)
+
+
 def _vit() -> tuple[Any, Any]:
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
@@ -102,6 +110,7 @@ MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "wav2vec2": _wav2vec2,
     "hubert": _hubert,
     "wavlm": _wavlm,
+    "wav2vec2-bert": _wav2vec2_bert,
     "vit": _vit,
     "dinov2": _dinov2,
     "clip": _clip,

@@ -14,7 +14,7 @@ from extract.worker import _Batches, _Clock
 from tests.helpers_media import tone
 from tests.helpers_models import MAKERS, make_encoder_decoder, make_language_model, make_model
 
-AUDIO = ("wav2vec2", "hubert", "wavlm")
+AUDIO = ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert")
 VISUAL = ("vit", "dinov2", "clip", "clip-vision", "swin", "videomae")
 TEXTS = ["hello there", "the weather is fine today, isn't it?", "我今天很高兴", "no", "yes " * 20]
 STORED = {"rtol": 1e-3, "atol": 2e-3}  # float16 has eleven bits
@@ -112,6 +112,8 @@ def test_audio_rows_equal_the_model_itself(models: Path, name: str, layer: str) 
             "@last4": (states[-1] + states[-2] + states[-3] + states[-4]) / 4,
         }[layer][0].numpy()
         found = together[str(number)]
+        if name == "wav2vec2-bert":  # it gives a masked row for the last frame that has no partner
+            expected = expected[: int(inputs["attention_mask"].sum())]
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, **STORED)
         times = prepared[str(number)].time
@@ -120,7 +122,7 @@ def test_audio_rows_equal_the_model_itself(models: Path, name: str, layer: str) 
 
 def test_audio_is_padded_only_where_the_model_knows_masks(models: Path) -> None:
     units = {}
-    for name in AUDIO:
+    for name in ("wav2vec2", "hubert", "wavlm"):
         encoder = load_encoder(resolve(models, "audio", name), "cpu")
         units[name] = [encoder.prepare(sound).units[0].shape() for sound in sounds()[:4]]
     assert (
@@ -220,7 +222,7 @@ def test_text_rows_of_every_kind_equal_the_model_itself(models: Path, name: str)
 @pytest.mark.parametrize(
     ("modality", "spec", "message"),
     [
-        ("audio", "hf:{models}/vit", "is not an encoder of waveforms such as wav2vec2"),
+        ("audio", "hf:{models}/vit", "is not a speech encoder such as wav2vec2"),
         ("audio", "hf:{models}/wavlm@bucket", "unknown option @bucket .known here: @N or @last4"),
         ("audio", "hf:{models}/wavlm@6", "there is no layer 6; the model has 5"),
         ("visual", "hf:{models}/wavlm", "names no image_size"),

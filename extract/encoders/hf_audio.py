@@ -1,4 +1,8 @@
-"""Speech through any waveform model of `transformers`: wav2vec 2.0, HuBERT, WavLM and their kin.
+"""Speech through a model of `transformers`: wav2vec 2.0, HuBERT, WavLM and their kin.
+
+Two families, told apart by their configuration: those that begin with convolutions over samples
+(`conv_stride`), and Wav2Vec2-BERT, which begins with frames of log-mel that its feature extractor
+computes (`feature_projection_input_dim`) and are never padded here either.
 
 The feature extractor's own normalisation is applied to each utterance by itself. Models that
 normalise over time in their first convolution (`feat_extract_norm` "group": the base models) would
@@ -13,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +38,8 @@ from extract.media import SAMPLE_RATE, Audio
 BUCKET_SECONDS = (1, 2, 5, 10, 15, 30)
 _PREPROCESSOR = "preprocessor_config.json"
 _UNUSED = ("masked_spec_embed", "pooler")  # for training by masking
+_FRAME_SECONDS = 0.01  # between two frames of log-mel
+_FRAMES_JOINED = 2  # into one, unless the extractor's settings say otherwise
 _BATCH = {"cpu": 4, "cuda": 32}
 
 
@@ -44,14 +51,15 @@ def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> Encode
     """
     name, options = split_options(reference, spec, ["layer"])
     found = find_hf_model(name, options.layer, spec, ["*.json"], memo)
-    dim, strides = found.number("hidden_size"), found.config.get("conv_stride")
-    if dim is None or not isinstance(strides, list) or found.config.get("add_adapter"):
+    dim = found.number("hidden_size")
+    extractor = _extractor_settings(found.folder / _PREPROCESSOR, spec)
+    hop = _hop_seconds(found.config, extractor)
+    if dim is None or hop is None or found.config.get("add_adapter"):
         raise ExtractError(
             f"encoder {spec}: {found.folder / CONFIG} (model_type "
-            f"{found.config['model_type']}) is not an encoder of waveforms such as wav2vec2, "
-            "hubert or wavlm; for Whisper use whisper:NAME_OR_PT"
+            f"{found.config['model_type']}) is not a speech encoder such as wav2vec2, hubert, "
+            "wavlm or wav2vec2-bert; for Whisper use whisper:NAME_OR_PT"
         )
-    _check_extractor(found.folder / _PREPROCESSOR, spec)
     padded = found.config.get("feat_extract_norm") == "layer"
     return EncoderInfo(
         spec=spec,
@@ -61,27 +69,40 @@ def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> Encode
         location=str(found.folder),
         digest=found.digest,
         dim=dim,
-        rows_per_second=SAMPLE_RATE / math.prod(strides),
+        rows_per_second=1 / hop,
         random_weights=found.random_weights,
         preprocessing={
             "sample_rate": SAMPLE_RATE,
             "max_seconds": settings.max_seconds,
             "layer": options.layer,
             "bucket_seconds": BUCKET_SECONDS if padded else None,
+            "hop_seconds": hop,
         },
         dtype=settings.dtype,
     )
 
 
-def _check_extractor(path: Path, spec: str) -> None:
+def _extractor_settings(path: Path, spec: str) -> dict[str, Any]:
+    """Return how the model wants its samples."""
     if not path.is_file():
         raise ExtractError(
             f"encoder {spec}: {path.parent} holds no {path.name}, which says how the model "
             "wants its samples; take it from the published model"
         )
-    rate = read_config(path, spec).get("sampling_rate", SAMPLE_RATE)
+    settings = read_config(path, spec)
+    rate = settings.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise ExtractError(f"encoder {spec}: wants {rate} Hz, but audio is read at {SAMPLE_RATE}")
+    return settings
+
+
+def _hop_seconds(config: dict[str, Any], extractor: dict[str, Any]) -> float | None:
+    """Return the time from one row to the next, None where the model is of neither family."""
+    if isinstance(strides := config.get("conv_stride"), list):
+        return math.prod(strides) / SAMPLE_RATE
+    if "feature_projection_input_dim" in config:
+        return _FRAME_SECONDS * int(extractor.get("stride", _FRAMES_JOINED))
+    return None
 
 
 class HfAudio:
@@ -105,9 +126,7 @@ class HfAudio:
             )
         except Exception as error:  # of transformers
             raise not_loadable(info.spec, info.location, error) from error
-        config = self._model.config
-        self._convolutions = list(zip(config.conv_kernel, config.conv_stride, strict=True))
-        self._hop_seconds = math.prod(config.conv_stride) / SAMPLE_RATE
+        self._hop_seconds: float = info.preprocessing["hop_seconds"]
         self._layer: Layer = info.preprocessing["layer"]
         self._dtype, self._device = self._model.dtype, device
         # Utterances that are not padded hardly ever share a length: a batch of them is one.
@@ -116,20 +135,26 @@ class HfAudio:
     def prepare(self, medium: Audio) -> Prepared:
         """Normalise an utterance as the model wants it, and pad it to its bucket."""
         found = self._extractor(medium.samples, sampling_rate=SAMPLE_RATE, return_tensors="np")
+        if "input_features" in found:
+            frames, mask = found["input_features"][0], found["attention_mask"][0].astype(np.int64)
+            return self._one_unit((frames.astype(np.float32), mask), int(mask.sum()), medium)
         samples = found["input_values"][0].astype(np.float32)
         rows = self._rows(len(samples))
-        time = np.arange(rows, dtype=np.float32) * np.float32(self._hop_seconds)
         if not self._buckets:
-            return Prepared([Unit((samples,), rows)], time, medium.flags)
+            return self._one_unit((samples,), rows, medium)
         # Longer than every bucket only where the user allows longer spans: then to whole seconds.
         whole = -(-len(samples) // SAMPLE_RATE) * SAMPLE_RATE
         length = next((each for each in self._buckets if each >= len(samples)), whole)
         mask = (np.arange(length) < len(samples)).astype(np.int64)
         samples = np.pad(samples, (0, length - len(samples)))
-        return Prepared([Unit((samples, mask), rows)], time, medium.flags)
+        return self._one_unit((samples, mask), rows, medium)
+
+    def _one_unit(self, arrays: tuple[NDArray[Any], ...], rows: int, medium: Audio) -> Prepared:
+        time = np.arange(rows, dtype=np.float32) * np.float32(self._hop_seconds)
+        return Prepared([Unit(arrays, rows)], time, medium.flags)
 
     def encode(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
-        """Encode a batch of equally long waveforms [time]."""
+        """Encode a batch of equally long waveforms [time] or frames of log-mel [time, mels]."""
         import torch
 
         samples, *mask = (
@@ -147,6 +172,7 @@ class HfAudio:
 
     def _rows(self, samples: int) -> int:
         """Return how many rows the convolutions make of a number of samples."""
-        for kernel, stride in self._convolutions:
+        config = self._model.config
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             samples = (samples - kernel) // stride + 1
         return samples
