@@ -18,7 +18,7 @@ from pipeline.report.experiments import lead_experiment
 from pipeline.report.mistakes import mistake_table
 from pipeline.report.protocols import CORR, MAE, WEIGHTED_F1
 from pipeline.report.resampling import Resampler
-from pipeline.report.study_tables import comparison_table, missing_table
+from pipeline.report.study_tables import comparison_tables, missing_table
 from pipeline.report.wording import plain
 from tests.helpers_runs import (
     edit_result,
@@ -98,12 +98,13 @@ def test_experiments_are_tested_against_the_lead(tmp_path):
     write_run(tmp_path, experiment="egmf", skill=0.9)
     write_run(tmp_path, experiment="text", modalities=("text",), skill=0.3)
     write_run(tmp_path, experiment="other", modalities=("audio",), skill=0.3, rows=200)
+    write_run(tmp_path, experiment="no-gate", ablate=["gate"], skill=0.8)
     lead, *others = sorted(experiments_of(tmp_path), key=lambda each: each.name)
-    rows = {
-        row.cells[0].text: [cell.value for cell in row.cells]
-        for row in comparison_table("demo", lead, others, Resampler()).rows
-    }
-    expected = others[1].mean("weighted_f1") - lead.mean("weighted_f1")
+    ablations, rest = comparison_tables("demo", lead, others, Resampler())
+    assert [row.cells[0].text for row in ablations.rows] == ["no-gate"]
+    rows = {row.cells[0].text: [cell.value for cell in row.cells] for row in rest.rows}
+    assert sorted(rows) == ["other", "text"]
+    expected = others[2].mean("weighted_f1") - lead.mean("weighted_f1")
     assert rows["text"][1] == pytest.approx(expected)
     assert rows["text"][3] < 0.01
     assert rows["other"][1:4] == [None] * 3, "another test split cannot be paired"

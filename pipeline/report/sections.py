@@ -45,7 +45,12 @@ from pipeline.report.score_tables import (
     published_table,
     seed_table,
 )
-from pipeline.report.study_tables import ceiling_table, comparison_table, missing_table, probe_table
+from pipeline.report.study_tables import (
+    ceiling_table,
+    comparison_tables,
+    missing_table,
+    probe_table,
+)
 from pipeline.report.tables import Table, show_range
 
 WATERMARK = "random weights: figures show that the pipeline works, not what the method reaches"
@@ -121,7 +126,7 @@ def make_section(number: int, runs: Sequence[Run], cache: Path | None, *, draw: 
             _known(ceiling_table(name, rows, resampler.method) for rows in ceilings),
             _ceiling_drawings(key, ceilings) if draw else (),
         ),
-        Part("Comparison", _known([comparison_table(name, lead, others, resampler)])),
+        Part("Comparison", tuple(comparison_tables(name, lead, others, resampler))),
         Part("When a modality is missing", _known([missing_table(name, lead, experiments)])),
         Part(f"Answers: {lead.name}", drawings=_answers(key, lead) if draw else ()),
         Part(

@@ -50,10 +50,34 @@ def ceiling_table(dataset: str, rows: Sequence[AgainstCeiling], method: str) -> 
     )
 
 
-def comparison_table(
+def comparison_tables(
     dataset: str, lead: Experiment, others: Sequence[Experiment], resampler: Resampler
-) -> Table | None:
-    """Make the table of every other experiment's difference from the lead, in the headlines."""
+) -> list[Table]:
+    """Make the tables of differences from the lead: its ablations and variants, then the rest."""
+
+    def varies(experiment: Experiment) -> bool:
+        one, two = experiment.result, lead.result
+        changed = one.ablate != two.ablate or one.fusion != two.fusion
+        return changed and (one.modalities, one.context, one.context_after) == (
+            two.modalities, two.context, two.context_after
+        )  # fmt: skip
+
+    variants = [each for each in others if varies(each)]
+    rest = [each for each in others if not varies(each)]
+    tables = [
+        _comparison_table(f"{dataset}-{name}", title, lead, members, resampler)
+        for name, title, members in (
+            ("ablations", f"Ablations and variants: difference from {lead.name}", variants),
+            ("comparison", f"Difference from {lead.name}", rest),
+        )
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _comparison_table(
+    name: str, title: str, lead: Experiment, others: Sequence[Experiment], resampler: Resampler
+) -> Table:
+    """Make the table of each experiment's difference from the lead, in the headlines."""
     tasks = lead.result.task
     metrics = [(task, headline(task, lead.result.protocol)) for task in tasks]
     rows = []
@@ -62,8 +86,6 @@ def comparison_table(
         for task, metric in metrics:
             cells += difference_cells(resampler, experiment, lead, task, metric)
         rows.append(Row((*cells, text_cell(experiment.setup))))
-    if not rows:
-        return None
     columns = [_NAME]
     for _, metric in metrics:
         columns += [
@@ -72,8 +94,8 @@ def comparison_table(
             Column(f"{metric.key}_p_value", "p"),
         ]
     return Table(
-        f"{dataset}-comparison",
-        f"Difference from {lead.name}",
+        name,
+        title,
         (*columns, Column("setup", "Setup", numeric=False)),
         tuple(rows),
         notes=(
