@@ -35,7 +35,13 @@ from pipeline.prompting import Prompter
 from pipeline.results import baselines, best_possible, describe
 from pipeline.runs import RunFolder, environment, jsonable, prepare, run_folder
 from pipeline.settings import TrainSettings
-from pipeline.sources import Corpus, Source, default_experiment, open_corpus
+from pipeline.sources import (
+    Corpus,
+    Source,
+    default_experiment,
+    open_corpus,
+    require_extracted,
+)
 from pipeline.training import Progress, Task, train
 
 StepProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -131,9 +137,8 @@ def _run(
 ) -> None:
     started = time.monotonic()
     settings = request.settings
+    require_extracted(corpus)
     features = Features(corpus.sets, settings.pool)
-    for rows in corpus.utterances.values():
-        features.require([each.id for each in rows])
     features.fit([each.id for each in corpus.utterances["train"]])
     task = _task(corpus)
     torch.manual_seed(seed)
@@ -159,6 +164,7 @@ def _run(
         f"on {len(corpus.utterances['train']):,} utterances of {', '.join(corpus.sets)}"
     )
     write_scaling(features.scaling, folder.scaling)
+    publish_json(folder.features, {m: each.description() for m, each in corpus.sets.items()})
     steps = -(-len(corpus.utterances["train"]) // settings.batch_size) * settings.epochs
     with progress("training", steps) as advance:
         done = train(

@@ -10,17 +10,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fuse.streams import Stream
-from pipeline.errors import PipelineError
-
-if TYPE_CHECKING:
-    from extract.features import FeatureSet
 
 MEMORY_BYTES = 2 * 1024**3
 """Pooled features are kept in memory up to this size; beyond it they are read again each epoch."""
@@ -78,11 +74,29 @@ def read_scaling(path: Path) -> dict[str, Scaling]:
     }
 
 
+class Reader(Protocol):
+    """Reads features by id; `extract.features.FeatureReader`, or a few clips in memory."""
+
+    def read(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return `value` [rows, dim] and `time` [rows]; no rows when absent."""
+
+
+class Source(Protocol):
+    """Features of one modality; `extract.features.FeatureSet`, or a few clips in memory."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a row."""
+
+    def reader(self) -> Reader:
+        """Return a reader."""
+
+
 @dataclass
 class Features:
-    """The feature sets of one run, ready to be batched; modalities in the order of `sets`."""
+    """The features of one run, ready to be batched; modalities in the order of `sets`."""
 
-    sets: Mapping[str, FeatureSet]
+    sets: Mapping[str, Source]
     pool: Mapping[str, int]
     scaling: dict[str, Scaling] = field(default_factory=dict)
 
@@ -95,21 +109,6 @@ class Features:
     def dims(self) -> dict[str, int]:
         """Feature dimension of each modality."""
         return {name: each.dim for name, each in self.sets.items()}
-
-    def require(self, ids: Sequence[str]) -> None:
-        """Check that every utterance has been extracted.
-
-        Raises:
-            PipelineError: some have not; names the feature set and the command that mends it.
-        """
-        for name, reader in self._readers.items():
-            missing = [each for each in ids if each not in reader]
-            if missing:
-                folder = self.sets[name].folder
-                raise PipelineError(
-                    f"{folder}: {len(missing):,} of {len(ids):,} utterances are not extracted "
-                    f"(first: {missing[0]}); run egmf-extract again to finish it"
-                )
 
     def fit(self, ids: Sequence[str]) -> None:
         """Fit the scaling of every modality on these utterances (the training split)."""

@@ -1,7 +1,8 @@
 """The run store: where a run's files lie, and what is written once at its start and its end.
 
     runs/{dataset}/{experiment}/seed-{n}/
-        config.yaml  environment.json  log.jsonl  scaling.json  calibration.json
+        config.yaml  environment.json  log.jsonl  features.json  scaling.json
+        calibration.json
         checkpoint/  best/  predictions-{valid,test}.csv  result.json
 
 `result.json` is written last: a run without one is not finished.
@@ -63,6 +64,11 @@ class RunFolder:
         return self.path / "scaling.json"
 
     @property
+    def features(self) -> Path:
+        """What the features were made with: each feature set's description."""
+        return self.path / "features.json"
+
+    @property
     def calibration(self) -> Path:
         """Temperature of each task, fitted on validation."""
         return self.path / "calibration.json"
@@ -111,6 +117,25 @@ class RunFolder:
         if not isinstance(result, dict) or not isinstance(result.get("valid"), dict):
             raise PipelineError(f"{self.result} is no result; train the run again with --fresh")
         return result
+
+    def read_config(self) -> dict[str, Any]:
+        """Read the resolved settings."""
+        config: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        return config
+
+    def read_features(self) -> dict[str, dict[str, Any]]:
+        """Read what the run's features were made with, by modality in the model's order.
+
+        Raises:
+            PipelineError: the file is missing or damaged.
+        """
+        try:
+            found: dict[str, dict[str, Any]] = json.loads(self.features.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PipelineError(
+                f"{self.features} cannot be read: {error}; train the run again with --fresh"
+            ) from None
+        return found
 
     def append_log(self, line: Mapping[str, Any]) -> None:
         """Append one JSON line to the log."""

@@ -75,6 +75,23 @@ def cached_table(cache: Path, dataset: str) -> Path:
     return path
 
 
+def require_extracted(corpus: Corpus) -> None:
+    """Check that every utterance has been extracted.
+
+    Raises:
+        PipelineError: some have not; names the feature set and the command that mends it.
+    """
+    ids = [each.id for rows in corpus.utterances.values() for each in rows]
+    for each in corpus.sets.values():
+        done = each.index()
+        missing = [name for name in ids if name not in done]
+        if missing:
+            raise PipelineError(
+                f"{each.folder}: {len(missing):,} of {len(ids):,} utterances are not extracted "
+                f"(first: {missing[0]}); run egmf-extract again to finish it"
+            )
+
+
 def choose_feature_sets(source: Source, say: Callable[[str], None]) -> dict[str, FeatureSet]:
     """Choose one feature set for each modality.
 

@@ -242,7 +242,7 @@ def test_rows_that_were_not_extracted_are_named(toy: Path, toy_llm: Path) -> Non
     table = read_table(path)
     more = table.tail(1).assign(id="test-new")
     write_table(pd.concat([table, more], ignore_index=True), path)
-    with pytest.raises(PipelineError, match=r"1 of 17 utterances are not extracted .*test-new"):
+    with pytest.raises(PipelineError, match=r"1 of 97 utterances are not extracted .*test-new"):
         run(request(toy, toy_llm))
 
 
