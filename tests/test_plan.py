@@ -82,7 +82,15 @@ def test_a_changed_input_writes_its_own_shard_anew(tmp_path: Path) -> None:
     every = rows(10)
     finish(tmp_path, plan(tmp_path, every))
     every[5] = replace(every[5], digest="edited")
-    assert todo(plan(tmp_path, every)) == {1: ["u4", "u5", "u6", "u7"]}
+    again = plan(tmp_path, [*every, *rows(11)[10:]])
+    assert todo(again) == {1: ["u4", "u5", "u6", "u7"], 3: ["u10"]}
+    assert [(shard.why, shard.touched) for shard in again.todo] == [("changed", 1), ("new", 1)]
+    afresh = plan(tmp_path, every, fresh=True)
+    assert [(shard.why, shard.touched) for shard in afresh.todo] == [
+        ("fresh", 4),
+        ("fresh", 4),
+        ("fresh", 2),
+    ]
 
 
 def test_moved_splits_and_a_new_order_change_nothing(tmp_path: Path) -> None:
@@ -138,7 +146,9 @@ def test_quarantined_rows_are_tried_again_only_if_their_file_is_there(tmp_path: 
         sidecar = Sidecar("d", "text", FINGERPRINT, "", 5, ids, digests, [1] * 4, [one])
         write_sidecar(path, sidecar)
     assert todo(plan(tmp_path, every)) == {}
-    assert list(todo(plan(tmp_path, every, retry_quarantined=True))) == [0]
+    retried = plan(tmp_path, every, retry_quarantined=True)
+    assert list(todo(retried)) == [0]
+    assert [(shard.why, shard.touched) for shard in retried.todo] == [("retried", 1)]
 
 
 def test_text_without_words_is_absent() -> None:

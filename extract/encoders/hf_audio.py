@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.hf_model import (
     CONFIG,
+    PREPROCESSOR,
     find_hf_model,
     load_hf_model,
     not_loadable,
@@ -36,7 +37,6 @@ from extract.errors import ExtractError
 from extract.media import SAMPLE_RATE, Audio
 
 BUCKET_SECONDS = (1, 2, 5, 10, 15, 30)
-_PREPROCESSOR = "preprocessor_config.json"
 _UNUSED = ("masked_spec_embed", "pooler")  # for training by masking
 _FRAME_SECONDS = 0.01  # between two frames of log-mel
 _FRAMES_JOINED = 2  # into one, unless the extractor's settings say otherwise
@@ -50,9 +50,9 @@ def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> Encode
         ExtractError: there is no such model, or it is not one that hears waveforms at 16 kHz.
     """
     name, options = split_options(reference, spec, ["layer"])
-    found = find_hf_model(name, options.layer, spec, ["*.json"], memo)
+    found = find_hf_model(name, options.layer, spec, ["*.json"], memo, also=[PREPROCESSOR])
     dim = found.number("hidden_size")
-    extractor = _extractor_settings(found.folder / _PREPROCESSOR, spec)
+    extractor = _extractor_settings(found.folder / PREPROCESSOR, spec)
     hop = _hop_seconds(found.config, extractor)
     if dim is None or hop is None or found.config.get("add_adapter"):
         raise ExtractError(

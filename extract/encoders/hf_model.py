@@ -23,6 +23,7 @@ from extract.encoders.weights import (
 from extract.errors import ExtractError
 
 CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
 _WEIGHTS = ["model*.safetensors", "pytorch_model*.bin"]
 _LAST = 4  # layers in the mean of `@last4`
 
@@ -44,7 +45,13 @@ class HfModel:
 
 
 def find_hf_model(
-    name: str, layer: Layer, spec: str, companions: Sequence[str], memo: Memo
+    name: str,
+    layer: Layer,
+    spec: str,
+    companions: Sequence[str],
+    memo: Memo,
+    *,
+    also: Sequence[str] = (),
 ) -> HfModel:
     """Find the model that a directory or a hub id names.
 
@@ -54,11 +61,12 @@ def find_hf_model(
         spec: The whole spec, for messages.
         companions: Patterns of the files that go with the weights (tokenizer, preprocessor).
         memo: Remembers digests.
+        also: Companions without which the model cannot be used.
 
     Raises:
         ExtractError: there is no such model or layer, or it is not a `transformers` model.
     """
-    folder = find_model_folder(name, f"encoder {spec}", [*companions, *_WEIGHTS], CONFIG)
+    folder = find_model_folder(name, f"encoder {spec}", [*companions, *_WEIGHTS], CONFIG, also=also)
     config = read_config(folder / CONFIG, spec)
     if not isinstance(config.get("model_type"), str):
         raise ExtractError(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.hf_model import (
     CONFIG,
+    PREPROCESSOR,
     HfModel,
     find_hf_model,
     load_hf_model,
@@ -35,7 +36,7 @@ _POOLING: dict[str, Pooling] = {
     **dict.fromkeys(["vit", "deit", "beit", "data2vec-vision"], "class"),
     **dict.fromkeys(["dinov2", "dinov2_with_registers", "dinov3_vit"], "class"),
     **dict.fromkeys(["clip_vision_model", "siglip_vision_model"], "pooled"),
-    **dict.fromkeys(["clip", "chinese_clip", "siglip", "siglip2"], "projected"),
+    **dict.fromkeys(["clip", "chinese_clip", "siglip"], "projected"),
     "videomae": "video",
 }
 _NO_LAYERS = ("pooled", "projected")
@@ -50,7 +51,7 @@ def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> Encode
         ExtractError: there is no such model, or it is not one for pictures.
     """
     name, options = split_options(reference, spec, ["layer"])
-    found = find_hf_model(name, options.layer, spec, ["*.json"], memo)
+    found = find_hf_model(name, options.layer, spec, ["*.json"], memo, also=[PREPROCESSOR])
     pooling = _POOLING.get(found.config["model_type"], "mean")
     if options.layer is not None and pooling in _NO_LAYERS:
         raise ExtractError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,9 @@ def slug_of(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "encoder"
 
 
-def find_model_folder(reference: str, what: str, patterns: list[str], needed: str) -> Path:
+def find_model_folder(
+    reference: str, what: str, patterns: list[str], needed: str, *, also: Sequence[str] = ()
+) -> Path:
     """Return the directory that `reference` names: a local one, or a model of the hub.
 
     Args:
@@ -91,6 +93,7 @@ def find_model_folder(reference: str, what: str, patterns: list[str], needed: st
         what: What it is for, to begin messages with.
         patterns: Which of the model's files to fetch.
         needed: A file without which the directory is no such model.
+        also: Files without which what the hub's cache holds of it is not all.
 
     Raises:
         ExtractError: there is no such directory or model, or the hub cannot be reached.
@@ -99,7 +102,10 @@ def find_model_folder(reference: str, what: str, patterns: list[str], needed: st
     if not folder.exists():
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", reference) or reference.startswith("."):
             raise ExtractError(f"{what}: no directory {reference}; check the path")
-        folder = fetch(reference, what, patterns, lambda there: (there / needed).is_file())
+        files = (needed, *also)
+        folder = fetch(
+            reference, what, patterns, lambda there: all((there / f).is_file() for f in files)
+        )
     if not (folder / needed).is_file():
         raise ExtractError(f"{what}: {folder} is not a model directory: it holds no {needed}")
     return folder.resolve()
