@@ -310,7 +310,7 @@ def rewrite_json(path: Path, **changed: Any) -> None:
         (damage_nan, "00000.h5: the features of good/0 hold a value that is not finite; remove"),
         (
             damage_unfinished,
-            "8 of 8 utterances are not extracted (first: good/0); run",
+            "11 of 11 utterances are not extracted (first: good/0); run",
         ),
         (damage_description, "features.json: damaged ("),
     ],
