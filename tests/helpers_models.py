@@ -44,6 +44,14 @@ def _wavlm() -> tuple[Any, Any]:
     return model, Wav2Vec2FeatureExtractor(return_attention_mask=True)
 
 
+def _wavlm_masked() -> tuple[Any, Any]:
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+
+    sizes = {**SIZES, **INNER, **CONVOLUTIONS, "feat_extract_norm": "layer", "conv_bias": True}
+    config = WavLMConfig(**sizes, do_stable_layer_norm=True, num_buckets=20)
+    return WavLMModel(config), Wav2Vec2FeatureExtractor(return_attention_mask=True)
+
+
 def _wav2vec2_bert() -> tuple[Any, Any]:
     """One that begins with log-mel instead of samples."""
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
@@ -110,6 +118,7 @@ MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "wav2vec2": _wav2vec2,
     "hubert": _hubert,
     "wavlm": _wavlm,
+    "wavlm-masked": _wavlm_masked,
     "wav2vec2-bert": _wav2vec2_bert,
     "vit": _vit,
     "dinov2": _dinov2,

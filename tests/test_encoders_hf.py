@@ -14,7 +14,7 @@ from extract.worker import _Batches, _Clock
 from tests.helpers_media import tone
 from tests.helpers_models import MAKERS, make_encoder_decoder, make_language_model, make_model
 
-AUDIO = ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert")
+AUDIO = ("wav2vec2", "hubert", "wavlm", "wavlm-masked", "wav2vec2-bert")
 VISUAL = ("vit", "dinov2", "clip", "clip-vision", "swin", "videomae")
 TEXTS = ["hello there", "the weather is fine today, isn't it?", "我今天很高兴", "no", "yes " * 20]
 STORED = {"rtol": 1e-3, "atol": 2e-3}  # float16 has eleven bits
