@@ -25,6 +25,7 @@ MIN_SECONDS = 0.1  # media of at most this length count as absent
 _SEEK_AFTER = 5.0  # seconds; decoding up to here costs less than a seek that misses
 _GAP_SECONDS = 0.1  # a longer hole between two audio frames is filled with silence
 _SHORT_BY = 0.1  # share of the declared length that may be missing before it counts as truncated
+_MOST_STRETCHED = 4.0  # pixels are in use up to about 2:1; what is beyond is a broken header
 _PLAYLISTS = {"hls", "dash", "concat", "imf", "sdp"}  # formats that open further files
 
 
@@ -88,7 +89,8 @@ def read_frames(
 
     Instant i lies at `(i + 0.5) / fps` seconds from the span's start; its picture is the one on
     display then (the first one, where none is yet). A span too short for an instant gives one
-    picture from its middle. Rotation noted in the file is applied.
+    picture from its middle. Rotation noted in the file is applied, and pixels that are not square
+    are made so by stretching the width.
 
     Args:
         path: The media file.
@@ -102,7 +104,7 @@ def read_frames(
     """
     first, stop = _span(start, end, max_seconds)
     with _opened(path, "video") as source:
-        picked = _Picked(first, fps)
+        picked = _Picked(first, fps, source.pixel_aspect())
         shown, finish = None, first
         for frame, time in source.frames_from(first):
             if time >= stop:
@@ -196,6 +198,11 @@ class _Source:
             return float(frame.duration * frame.time_base)
         rate = self._stream.average_rate or self._stream.base_rate or Fraction(25)
         return float(1 / rate)
+
+    def pixel_aspect(self) -> float:
+        """Return how wide a pixel is for its height; 1 where the file says nothing sensible."""
+        aspect = float(self._stream.sample_aspect_ratio or 1)
+        return aspect if 1 / _MOST_STRETCHED <= aspect <= _MOST_STRETCHED else 1.0
 
     def check(self, first: float, stop: float, reached: float, kind: str) -> None:
         """Raise `MediaError` if what was decoded counts as absent."""
@@ -312,10 +319,10 @@ class _Segments:
 class _Picked:
     """Pictures picked at the sampling instants, each frame converted at most once."""
 
-    def __init__(self, first: float, fps: float) -> None:
+    def __init__(self, first: float, fps: float, pixel_aspect: float) -> None:
         self.pictures: list[NDArray[np.uint8]] = []
         self.times: list[float] = []
-        self._first, self._fps = first, fps
+        self._first, self._fps, self._pixel_aspect = first, fps, pixel_aspect
         self._converted: tuple[Any, NDArray[np.uint8]] | None = None
         self._reformatter = av.video.reformatter.VideoReformatter()
 
@@ -336,6 +343,8 @@ class _Picked:
         self.times.append(instant)
 
     def _convert(self, frame: Any) -> NDArray[np.uint8]:
-        picture = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        width = max(1, round(frame.width * self._pixel_aspect))
+        square = self._reformatter.reformat(frame, width=width, format="rgb24", threads=1)
+        picture = square.to_ndarray()
         turns = round(frame.rotation / 90) % 4  # counter-clockwise, as the display matrix says
         return np.ascontiguousarray(np.rot90(picture, turns))

@@ -47,6 +47,7 @@ def write_clip(
     rate: int = 16_000,
     sound_at: float = 0.0,
     options: dict[str, str] | None = None,
+    pixel_aspect: Fraction = Fraction(1),
 ) -> Path:
     """Write H.264 and AAC; a picture is shown from its time (default: every 1/fps s) to the next.
 
@@ -59,6 +60,7 @@ def write_clip(
             video.height, video.width = pictures[0].shape[:2]
             video.pix_fmt = "yuv420p"
             video.codec_context.time_base = TIME_BASE
+            video.codec_context.sample_aspect_ratio = pixel_aspect
         if sound is not None:
             audio = container.add_stream("aac", rate=rate, layout="mono")
         if video is not None:

@@ -1,3 +1,4 @@
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -161,6 +162,20 @@ def test_rotation_in_the_file_is_applied(tmp_path: Path) -> None:
     assert seen.shape == (SIZE[1], SIZE[0], 3)
     assert seen[:, -8:].mean() > 200  # turned clockwise, the top lies on the right
     assert seen[:, :8].mean() < 60
+
+
+@pytest.mark.parametrize(
+    ("aspect", "width"),
+    [(Fraction(4, 3), 85), (Fraction(1, 2), 32), (Fraction(1), 64), (Fraction(50), 64)],
+)
+def test_pixels_are_made_square(tmp_path: Path, aspect: Fraction, width: int) -> None:
+    picture = grey(40)
+    picture[:, :32] = 220  # the left half
+    path = write_clip(tmp_path / "a.mp4", pictures=[picture] * 10, pixel_aspect=aspect)
+    seen = see(path).pictures[0]
+    assert seen.shape == (48, width, 3)  # stored at 64 x 48; 50:1 is no sensible shape
+    assert seen[:, : width // 2 - 4].mean() > 200
+    assert seen[:, width // 2 + 4 :].mean() < 60
 
 
 def test_long_video_is_cut_and_flagged(tmp_path: Path) -> None:
