@@ -9,6 +9,7 @@ one of its members changed (a digest in the sidecar says so).
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -129,6 +130,8 @@ class MediaFiles:
         try:
             path = resolve_inside(self._root, file, allow_symlinks=self._allow_symlinks)
             status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+                return "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             if self._hash:
                 return path, sha256_of(path)
             return path, f"{status.st_size} {status.st_mtime_ns}"

@@ -55,7 +55,8 @@ def open_corpus(source: Source, say: Callable[[str], None]) -> Corpus:
     for split in ("train", "valid"):
         if not utterances[split]:
             raise PipelineError(
-                f"{path}: no utterance in the split {split!r}, which training needs"
+                f"{path}: no utterance in the split {split!r}, which training needs; give some "
+                "rows of the dataset's table that split and run egmf-extract again"
             )
     sets = choose_feature_sets(source, say)
     return Corpus(entry, utterances, sha256_of(path), sets)

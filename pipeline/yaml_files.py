@@ -45,6 +45,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         raise PipelineError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise PipelineError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise PipelineError(f"{path}: not valid YAML: it is nested too deeply") from None
     return as_mapping(document, path, "the file")
 
 

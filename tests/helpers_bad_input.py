@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ ROWS = [
     ["torn", "train", "sad", "-1", "half of it", "torn.mp4", "", ""],
     ["silent", "train", "glad", "1", "no sample", "silent.wav", "", ""],
     ["gone", "train", "sad", "-1", "gone", "gone.mp4", "", ""],
+    ["pipe", "train", "sad", "-1", "waits", "pipe.mp4", "", ""],
     ["backwards", "train", "sad", "-1", "backwards", "4.mp4", "0.5", "0.1"],
 ]  # fmt: skip
 
@@ -80,7 +82,7 @@ def write_rows(path: Path, rows: list[list[str]], encoding: str = "utf-8") -> No
 
 
 def write_place(place: Path) -> None:
-    """Write the manifest, the table and the clips, five of them whole and four broken."""
+    """Write the manifest, the table and the clips, five of them whole."""
     data = place / "data"
     data.mkdir()
     (place / "mine.yaml").write_text(MANIFEST, encoding="utf-8")
@@ -93,6 +95,7 @@ def write_place(place: Path) -> None:
     (data / "prose.mp4").write_text("This is no video.\n" * 50)
     (data / "torn.mp4").write_bytes(whole[: len(whole) // 2])
     write_wav(data / "silent.wav", tone(0.0))
+    os.mkfifo(data / "pipe.mp4")
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def _parse_json_lines(text: str, path: Path) -> Cells:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ExtractError(f"{path} line {number} is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise ExtractError(f"{path} line {number}: expected a JSON object")
@@ -189,5 +189,8 @@ def _cell(value: object) -> str | None:
     if value is None or value == "" or value != value:  # NaN differs from itself
         return None
     if isinstance(value, str | int | float):
-        return str(value)
+        text = str(value)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise TypeError("a cell holds half of a surrogate pair, which is no text")
+        return text
     raise TypeError(f"a cell holds a {type(value).__name__}; only text and numbers fit a table")
