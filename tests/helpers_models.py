@@ -106,6 +106,14 @@ def _swin() -> tuple[Any, Any]:
     return SwinModel(config), ViTImageProcessor(size={"height": 32, "width": 32})
 
 
+def _convnext() -> tuple[Any, Any]:
+    """One of convolutions, whose output is a map."""
+    from transformers import ConvNextConfig, ConvNextModel, ViTImageProcessor
+
+    config = ConvNextConfig(hidden_sizes=[16, 32], depths=[1, 1], num_stages=2, image_size=32)
+    return ConvNextModel(config), ViTImageProcessor(size={"height": 32, "width": 32})
+
+
 def _videomae() -> tuple[Any, Any]:
     from transformers import VideoMAEConfig, VideoMAEImageProcessor, VideoMAEModel
 
@@ -125,6 +133,7 @@ MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "clip": _clip,
     "clip-vision": _clip_vision,
     "swin": _swin,
+    "convnext": _convnext,
     "videomae": _videomae,
 }
 

@@ -15,7 +15,7 @@ from tests.helpers_media import tone
 from tests.helpers_models import MAKERS, make_encoder_decoder, make_language_model, make_model
 
 AUDIO = ("wav2vec2", "hubert", "wavlm", "wavlm-masked", "wav2vec2-bert")
-VISUAL = ("vit", "dinov2", "clip", "clip-vision", "swin", "videomae")
+VISUAL = ("vit", "dinov2", "clip", "clip-vision", "swin", "convnext", "videomae")
 TEXTS = ["hello there", "the weather is fine today, isn't it?", "我今天很高兴", "no", "yes " * 20]
 STORED = {"rtol": 1e-3, "atol": 2e-3}  # float16 has eleven bits
 
@@ -151,11 +151,13 @@ def test_visual_rows_equal_the_model_itself(models: Path, name: str) -> None:
                     expected = model.get_image_features(pixel_values=pixels).pooler_output
                 else:
                     output = model(pixel_values=pixels)
+                    states = output.last_hidden_state
                     expected = {
-                        "vit": output.last_hidden_state[:, 0],
-                        "dinov2": output.last_hidden_state[:, 0],
+                        "vit": states[:, 0],
+                        "dinov2": states[:, 0],
                         "clip-vision": output.pooler_output,
-                        "swin": output.last_hidden_state.mean(dim=1),
+                        "swin": states.mean(dim=1),
+                        "convnext": states.flatten(2).mean(dim=2),
                     }[name]
         np.testing.assert_allclose(together[str(number)], expected.numpy(), **STORED)
         if name != "videomae":

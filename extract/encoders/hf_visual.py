@@ -88,7 +88,8 @@ def _width(found: HfModel, pooling: Pooling, spec: str) -> int:
             f"encoder {spec}: model_type {found.config['model_type']} wants windows of frames in "
             "a way that is not known here; of the video models use VideoMAE"
         )
-    dim = found.number("hidden_size")
+    stages = found.config.get("hidden_sizes") or [None]  # of convolutional models, by stage
+    dim = found.number("hidden_size") or stages[-1]
     if pooling == "projected":
         tower = found.config.get("vision_config", {})
         # SigLIP projects onto the tower's own width.
