@@ -47,7 +47,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(place: Path, tmp_path: Path) -> Path:
     """Copy data and cache, to be damaged; models stay where they are."""
-    shutil.copytree(place / "data", tmp_path / "data")
+    no_pipe = shutil.ignore_patterns("pipe.mp4")
+    shutil.copytree(place / "data", tmp_path / "data", ignore=no_pipe)
     shutil.copytree(place / "cache" / "mine", tmp_path / "cache" / "mine")
     (tmp_path / "cache" / "models").symlink_to(place / "cache" / "models")
     shutil.copy(place / "mine.yaml", tmp_path)
@@ -83,7 +84,7 @@ MINE = ["--dataset", "mine"]
 def test_broken_media_are_set_aside_with_their_reason_and_the_rest_goes_on(place: Path) -> None:
     summary = json.loads((place / "summary.json").read_text())
     assert summary["failures"] == []
-    assert [one["present"] for one in summary["modalities"]] == [11, 5, 5]
+    assert [one["present"] for one in summary["modalities"]] == [12, 5, 5]
     sets = {one.modality: one for one in list_feature_sets(place / "cache", "mine")}
     said = {row.id: (row.stage, row.reason) for row in sets["audio"].quarantine()}
     unreadable = ("open", "cannot be opened as media: Invalid data found when processing input")
@@ -93,6 +94,7 @@ def test_broken_media_are_set_aside_with_their_reason_and_the_rest_goes_on(place
         "torn": unreadable,
         "silent": ("decode", "no audio could be decoded: the span holds none"),
         "gone": ("open", "no such file"),
+        "pipe": ("open", "not a regular file"),
         "backwards": ("open", "a span of -0.40 s"),
     }
     assert {row.id for row in sets["visual"].quarantine()} == set(said)
@@ -149,6 +151,7 @@ def test_a_wrong_cell_is_named_with_its_line(
         (b"split,label,score\ntrain,sad,-1\n", "has no column 'id'; its columns are split, label"),
         (b"id,split,label,score,text\na,train,sad,-1,caf\xe9\n", "line 2 is not utf-8: save the"),
         (b"id,split,label\na,train,sad,-1\n", "line 2 has 4 cells, the header has 3"),
+        (b'id,split,label,score\na,train,sad,-1\n"b', "line 3: unexpected end of data"),
         (None, "table.csv not found in"),
     ],
 )
@@ -176,6 +179,7 @@ def test_a_wrong_table_is_named(
         (MANIFEST + "  mine: {}\n", "line 14: not valid YAML: key 'mine' is given twice"),
         ("!!python/object/apply:os.system ['id']", "line 1: not valid YAML"),
         ("- a\n", "expected a mapping, got ['a']"),
+        ("[" * 5000, "not valid YAML: it is nested too deeply"),
         (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
         (None, "cannot be read: Is a directory"),
     ],
@@ -310,7 +314,7 @@ def rewrite_json(path: Path, **changed: Any) -> None:
         (damage_nan, "00000.h5: the features of good/0 hold a value that is not finite; remove"),
         (
             damage_unfinished,
-            "11 of 11 utterances are not extracted (first: good/0); run",
+            "12 of 12 utterances are not extracted (first: good/0); run",
         ),
         (damage_description, "features.json: damaged ("),
     ],
