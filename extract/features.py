@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.errors import ExtractError
-from extract.files import publish_json, publishing
+from extract.files import publishing
+from extract.sealed import publish_sealed, read_sealed
 from extract.shards import (
     FORMAT_VERSION,
     Shard,
+    Sidecar,
     find_done,
     read_sidecar,
     shard_numbers,
@@ -100,18 +103,37 @@ def describe_feature_set(folder: Path, description: Description) -> None:
                 f"{folder}: holds other features under the same short name; move it away"
             )
         return
-    publish_json(path, asdict(description))
+    publish_sealed(path, asdict(description))
 
 
-def write_quarantine(folder: Path, rows: list[Quarantined]) -> None:
+def write_quarantine(folder: Path, rows: Sequence[Quarantined]) -> None:
     """Write `quarantine.csv`, all or nothing."""
-    with (
-        publishing(folder / QUARANTINE_NAME) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as stream,
-    ):
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(Quarantined._fields)
-        writer.writerows(rows)
+    with publishing(folder / QUARANTINE_NAME) as temporary:
+        temporary.write_text(quarantine_text(rows), encoding="utf-8", newline="")
+
+
+def quarantine_text(rows: Sequence[Quarantined]) -> str:
+    """Return what `quarantine.csv` holds for these rows."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(Quarantined._fields)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def gather_quarantine(sidecars: Iterable[Sidecar], splits: Mapping[str, str]) -> list[Quarantined]:
+    """Return what sidecars set aside, as far as it is still in the table.
+
+    Args:
+        sidecars: Of the finished shards, in order.
+        splits: Each utterance's split.
+    """
+    return [
+        Quarantined(one.id, splits[one.id], one.file, one.stage, one.reason)
+        for sidecar in sidecars
+        for one in sidecar.quarantined
+        if one.id in splits
+    ]
 
 
 @dataclass(frozen=True)
@@ -152,8 +174,7 @@ class FeatureSet:
 
     def description(self) -> dict[str, Any]:
         """Return what `features.json` holds."""
-        found: dict[str, Any] = json.loads((self.folder / DESCRIPTION_NAME).read_text("utf-8"))
-        return found
+        return read_sealed(self.folder / DESCRIPTION_NAME)[0]
 
     def reader(self) -> FeatureReader:
         """Return a reader of this feature set."""
@@ -189,21 +210,24 @@ def open_feature_set(folder: Path) -> FeatureSet:
     """
     path = folder / DESCRIPTION_NAME
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields, problem = read_sealed(path)
         version = fields["format_version"]
         if version != FORMAT_VERSION:
             raise ExtractError(
                 f"{path}: format {version}, but this version reads format {FORMAT_VERSION}; "
                 "extract again into another --cache, or remove this folder"
             )
+        if problem is not None:
+            raise ValueError(problem)
         names = [name for name in FeatureSet.__dataclass_fields__ if name != "folder"]
         return FeatureSet(folder=folder, **{name: fields[name] for name in names})
     except FileNotFoundError as error:
         raise ExtractError(f"{folder}: no feature set here; run egmf-extract first") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExtractError(f"{path}: damaged ({error}); remove the folder and extract again") from (
-            error
-        )
+        raise ExtractError(
+            f"{path}: damaged ({error}); remove this file and extract (or import) again, which "
+            "writes it anew and keeps the shards"
+        ) from error
 
 
 def list_feature_sets(cache: Path, dataset: str) -> list[FeatureSet]:

@@ -8,14 +8,13 @@ attributes name the format, the fingerprint, the dataset and the modality.
 unseen; ids have a fixed length because checksums do not reach into variable-length strings. The
 file is built in memory and written in one go: a full disk is then a plain `OSError`, not a library
 that fails while it closes, and the same features give the same bytes. An `.h5` without a sidecar
-that matches it is not done.
+that matches it is not done, and a sidecar carries a digest of itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +25,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from extract.errors import ExtractError
-from extract.files import publish_json, publishing
+from extract.files import publishing
+from extract.sealed import publish_sealed, read_sealed
 
 FORMAT_VERSION = 1
 MAX_SHARD_BYTES = 256 << 20
@@ -121,7 +121,7 @@ def write_shard(
 
 def write_sidecar(path: Path, sidecar: Sidecar) -> None:
     """Write a shard's sidecar, all or nothing."""
-    publish_json(path, asdict(sidecar))
+    publish_sealed(path, asdict(sidecar))
 
 
 def read_sidecar(path: Path) -> Sidecar:
@@ -131,13 +131,15 @@ def read_sidecar(path: Path) -> Sidecar:
         ExtractError: it is missing, damaged, or of another format version.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields, problem = read_sealed(path)
         version = fields["format_version"]
         if version != FORMAT_VERSION:
             raise ExtractError(
                 f"{path}: shard format {version}, but this version reads format {FORMAT_VERSION}; "
                 "extract into another --cache, or with --fresh"
             )
+        if problem is not None:
+            raise ValueError(problem)
         fields["quarantined"] = [SetAside(**row) for row in fields["quarantined"]]
         fields["flags"] = [(name, flag) for name, flag in fields["flags"]]
         return Sidecar(**fields)

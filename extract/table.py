@@ -3,7 +3,8 @@
 Stage one reads where each utterance's words, voice and face are; stage two reads ids, splits,
 labels and dialogue order. The features know only ids, so a corrected label touches no shard.
 Parquet keeps the types; the schema is fixed here, so that every reader of a corpus hands over the
-same columns.
+same columns. Its pages carry checksums, which every reader checks; those do not reach into the
+file's own description, so that a record beside the table (`utterances.json`) holds its digest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from extract.errors import ExtractError
-from extract.files import publishing
+from extract.files import publishing, sha256_of
+from extract.sealed import publish_sealed, read_sealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,13 +79,40 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
     except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
         raise ExtractError(f"{path}: the table does not fit its columns' types: {error}") from error
     table = table.replace_schema_metadata(SCHEMA.metadata)
-    try:
-        if pq.read_table(path).equals(table, check_metadata=True):
-            return
-    except (OSError, pa.ArrowException):
-        pass  # there is none yet, or none that can be read
+    if table_problem(path) is None:
+        try:
+            if pq.read_table(path).equals(table, check_metadata=True):
+                return
+        except (OSError, pa.ArrowException):
+            pass  # what is there is no table
     with publishing(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
+    publish_sealed(record_path(path), {"format_version": FORMAT_VERSION, "sha256": sha256_of(path)})
+
+
+def record_path(path: Path) -> Path:
+    """Return the place of the record that holds a table's digest."""
+    return path.with_suffix(".json")
+
+
+def table_problem(path: Path) -> tuple[Path, str] | None:
+    """Hold a table against its record; return the file that is at fault, and why."""
+    record = record_path(path)
+    try:
+        fields, problem = read_sealed(record)
+    except FileNotFoundError:
+        problem, fields = "missing", {}
+    except (OSError, ValueError) as error:
+        problem, fields = f"not readable ({error})", {}
+    if problem is not None:
+        return record, f"{problem}; run egmf-extract again to write it anew"
+    try:
+        same = sha256_of(path) == fields.get("sha256")
+    except OSError as error:
+        return path, f"cannot be read: {error.strerror}; run egmf-extract again to write it anew"
+    if same:
+        return None
+    return path, "not the bytes that its record describes; run egmf-extract again to write it anew"
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -99,7 +128,7 @@ def read_table(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise ExtractError(f"{path}: no such table; run egmf-extract first") from error
     except (pa.ArrowException, OSError) as error:

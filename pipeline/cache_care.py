@@ -1,14 +1,15 @@
 """What is in a cache, and whether it is whole.
 
 Listing reads sidecars alone. Verifying reads everything: a shard's digest, its ids, lengths and
-values; its sidecar; `features.json`, whose fingerprint is computed anew; the table, and the
-quarantine. A shard that was never written is no damage, so it is only counted.
+values; the digests that sidecars and `features.json` carry of themselves, and the fingerprint
+computed anew; the table against the digest in its record, and the quarantine. A shard that was
+never written is no damage, so it is only counted.
 """
 
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,8 +27,11 @@ from extract.features import (
     DESCRIPTION_NAME,
     QUARANTINE_NAME,
     FeatureSet,
+    Quarantined,
     fingerprint_of,
+    gather_quarantine,
     open_feature_set,
+    quarantine_text,
 )
 from extract.files import sha256_of
 from extract.shards import (
@@ -38,7 +42,7 @@ from extract.shards import (
     shard_path,
     sidecar_path,
 )
-from extract.table import read_table
+from extract.table import SPLITS, read_table, table_problem
 from pipeline.errors import PipelineError
 
 TABLE_NAME = "utterances.parquet"
@@ -166,9 +170,9 @@ def verify_cache(cache: Path, datasets: list[str] | None, progress: Progress) ->
     verdict = Verdict()
     with progress("verifying", total, "shards") as advance:
         for dataset in folders:
-            ids = _verify_table(dataset / TABLE_NAME, verdict)
+            splits = _verify_table(dataset / TABLE_NAME, verdict)
             for folder in _set_folders(dataset):
-                _verify_set(folder, ids, verdict, advance)
+                _verify_set(folder, splits, verdict, advance)
     return verdict
 
 
@@ -230,20 +234,23 @@ def _age(description: Path) -> float:
     return max(0.0, (datetime.now(UTC) - began).total_seconds())
 
 
-def _verify_table(path: Path, verdict: Verdict) -> set[str] | None:
-    """Return the table's ids, None where it cannot be read."""
+def _verify_table(path: Path, verdict: Verdict) -> dict[str, str] | None:
+    """Return each id's split, None where the table cannot be read."""
     try:
-        names = read_table(path)["id"].tolist()
+        table = read_table(path)
     except ExtractError as error:
         _blame(verdict, path, str(error))
         return None
+    if (found := table_problem(path)) is not None:
+        _blame(verdict, *found)
+    names = table["id"].tolist()
     if len(set(names)) != len(names):
         _blame(verdict, path, "holds an id twice; run egmf-extract again to write it anew")
-    return set(names)
+    return dict(zip(names, table["split"].tolist(), strict=True))
 
 
 def _verify_set(
-    folder: Path, ids: set[str] | None, verdict: Verdict, advance: Callable[[int], None]
+    folder: Path, splits: dict[str, str] | None, verdict: Verdict, advance: Callable[[int], None]
 ) -> None:
     """Check one feature set."""
     try:
@@ -271,11 +278,12 @@ def _verify_set(
             verdict.utterances += len(sidecar.ids)
             verdict.bytes += sidecar.size
         advance(1)
-    if ids is None:
+    if splits is None:
         return
+    ids = splits.keys()
     if missing := len(ids - held):
         verdict.notes.append(f"{folder}: {missing:,} of {len(ids):,} utterances are not there yet")
-    elif problem := _quarantine_problem(folder, sidecars, ids):
+    elif problem := _quarantine_problem(folder, sidecars, splits):
         _blame(verdict, folder / QUARANTINE_NAME, problem)
     if stale := len(held - ids):
         verdict.notes.append(f"{folder}: {stale:,} utterances are no longer in the table")
@@ -296,7 +304,7 @@ def _check_description(features: FeatureSet) -> None:
         ExtractError: the fingerprint is not that of its ingredients, or the folder is another's.
     """
     path = features.folder / DESCRIPTION_NAME
-    ingredients = json.loads(path.read_text(encoding="utf-8")).get("fingerprinted")
+    ingredients = features.description().get("fingerprinted")
     if not isinstance(ingredients, dict) or fingerprint_of(ingredients) != features.fingerprint:
         raise ExtractError(f"{path}: its fingerprint is not that of what it lists; damaged")
     names = (features.dataset, features.modality, f"{features.slug}-{features.fingerprint[:8]}")
@@ -341,25 +349,24 @@ def _verify_shard(features: FeatureSet, number: int) -> Sidecar:
     return sidecar
 
 
-def _quarantine_problem(folder: Path, sidecars: list[Sidecar], ids: set[str]) -> str | None:
+def _quarantine_problem(
+    folder: Path, sidecars: list[Sidecar], splits: dict[str, str]
+) -> str | None:
     """Hold `quarantine.csv` against the sidecars that it was gathered from."""
-    expected = sorted(
-        (one.id, one.file, one.stage, one.reason)
-        for sidecar in sidecars
-        for one in sidecar.quarantined
-        if one.id in ids
-    )
+    again = "run egmf-extract (or the import) again to write it anew"
     try:
-        with (folder / QUARANTINE_NAME).open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.reader(stream))[1:]
-        found = sorted((row[0], row[2], row[3], row[4]) for row in rows)
+        text = (folder / QUARANTINE_NAME).read_bytes().decode()
+        found = [Quarantined(*row) for row in list(csv.reader(io.StringIO(text)))[1:]]
     except FileNotFoundError:
-        return "missing; run egmf-extract (or the import) again to write it anew"
-    except (OSError, ValueError, IndexError, csv.Error):
-        found = None
-    if found == expected:
+        return f"missing; {again}"
+    except (OSError, ValueError, TypeError, csv.Error):
+        return f"not readable; {again}"
+    # The table may have changed since: splits move, and rows come and go, without a new encoding.
+    known = {one.id: one.split for one in found if one.split in SPLITS}
+    expected = gather_quarantine(sidecars, {**splits, **known})
+    if text == quarantine_text(found) and sorted(found) == sorted(expected):
         return None
-    return "not what the sidecars say; run egmf-extract (or the import) again to write it anew"
+    return f"not what the sidecars say; {again}"
 
 
 def _blame(verdict: Verdict, file: Path, problem: str) -> None:

@@ -14,7 +14,12 @@ from pathlib import Path
 
 from extract.encoders.base import Settings
 from extract.engine import Cluster, run_jobs
-from extract.features import Description, Quarantined, describe_feature_set, write_quarantine
+from extract.features import (
+    Description,
+    describe_feature_set,
+    gather_quarantine,
+    write_quarantine,
+)
 from extract.files import remove_stale
 from extract.shards import find_done, shard_numbers
 from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
@@ -127,13 +132,7 @@ def _finish(one: ModalityPlan, everyone: list[Utterance]) -> ModalitySummary:
         if (sidecar := find_done(one.folder, number, one.identity.fingerprint)) is not None
     ]
     splits = {each.id: each.split for each in everyone}
-    quarantined = [
-        Quarantined(each.id, splits[each.id], each.file, each.stage, each.reason)
-        for shard in shards
-        for each in shard.quarantined
-        if each.id in splits
-    ]
-    write_quarantine(one.folder, quarantined)
+    write_quarantine(one.folder, gather_quarantine(shards, splits))
     summary = sum_up_shards(
         one.identity.modality, one.info.spec, str(one.folder), shards, splits.keys()
     )

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from extract.features import list_feature_sets
+from extract.sealed import publish_sealed, read_sealed
 from extract.table import read_table
 from pipeline.commands.extract import main as extract_main
 from pipeline.commands.report import main as report_main
@@ -301,7 +302,7 @@ def damage_description(folder: Path) -> None:
 
 
 def rewrite_json(path: Path, **changed: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    publish_sealed(path, read_sealed(path)[0] | changed)
 
 
 @pytest.mark.parametrize(

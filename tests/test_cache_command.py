@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from extract.features import list_feature_sets
+from extract.sealed import publish_sealed, read_sealed
 from pipeline.commands import cache as command
 from tests.helpers_import import mmsa, write_corpus
 
@@ -156,12 +157,24 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def flip_the_end(path: Path) -> None:
+    """Flip a bit in Parquet's own description of the file, which its checksums do not cover."""
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"parquet-cpp-arrow")] ^= 0x20
+    path.write_bytes(content)
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
 def change_field(path: Path, **fields: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    """Change what the file says and seal it anew, as no damage but a wrong program would."""
+    publish_sealed(path, {**read_sealed(path)[0], **fields})
+
+
+def change_field_alone(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}, indent=1))
 
 
 DAMAGE = [
@@ -175,6 +188,8 @@ DAMAGE = [
     ("00001.json", lambda path: change_field(path, digests=[]), "00001.json"),
     ("00001.json", lambda path: change_field(path, fingerprint="0" * 64), "00001.json"),
     ("00001.json", lambda path: change_field(path, sha256="0" * 64), "00001.h5"),
+    ("00001.json", lambda path: change_field_alone(path, seconds={"encode": 1}), "00001.json"),
+    ("features.json", lambda path: change_field_alone(path, created="long ago"), "features.json"),
     ("features.json", truncate, "features.json"),
     ("features.json", Path.unlink, "features.json"),
     ("features.json", lambda path: change_field(path, fingerprint="0" * 64), "features.json"),
@@ -183,6 +198,9 @@ DAMAGE = [
     ("quarantine.csv", truncate, "quarantine.csv"),
     ("quarantine.csv", flip, "quarantine.csv"),
     ("quarantine.csv", Path.unlink, "quarantine.csv"),
+    ("../../utterances.json", truncate, "utterances.json"),
+    ("../../utterances.json", Path.unlink, "utterances.json"),
+    ("../../utterances.parquet", flip_the_end, "utterances.parquet"),
     ("../../utterances.parquet", truncate, "utterances.parquet"),
     ("../../utterances.parquet", Path.unlink, "utterances.parquet"),
 ]

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from extract.errors import ExtractError
-from extract.table import SCHEMA, Utterance, read_table, utterances, write_table
+from extract.table import SCHEMA, Utterance, read_table, table_problem, utterances, write_table
 
 
 def frame() -> pd.DataFrame:
@@ -55,7 +55,13 @@ def test_the_same_table_is_not_written_twice(tmp_path: Path) -> None:
     write_table(frame().assign(text="other"), path)
     assert path.stat().st_ino != before.st_ino
     assert read_table(path)["text"].tolist() == ["other"] * 3
-    assert [each.name for each in tmp_path.iterdir()] == ["utterances.parquet"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "utterances.json",
+        "utterances.parquet",
+    ]
+    (tmp_path / "utterances.json").unlink()
+    write_table(frame().assign(text="other"), path)
+    assert table_problem(path) is None
 
 
 def test_wrong_tables_are_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from extract.features import (
     describe_feature_set,
     feature_set_folder,
     fingerprint_of,
+    gather_quarantine,
     write_quarantine,
 )
 from extract.files import remove_stale
@@ -265,7 +266,7 @@ def _sum_up(stored: Stored, fingerprint: str, splits: Mapping[str, str]) -> None
     """Add up the finished shards, and write the quarantine."""
     absent: Counter[str] = Counter()
     flags: Counter[str] = Counter()
-    quarantined = []
+    quarantined: list[Quarantined] = []
     for number in shard_numbers(stored.folder):
         sidecar = find_done(stored.folder, number, fingerprint)
         if sidecar is None:
@@ -278,11 +279,8 @@ def _sum_up(stored: Stored, fingerprint: str, splits: Mapping[str, str]) -> None
         stored.rows += sum(held)
         stored.bytes += sidecar.size
         flags.update(flag for name, flag in sidecar.flags if name in splits)
-        for one in sidecar.quarantined:
-            if one.id in splits:
-                absent[one.reason] += 1
-                quarantined.append(
-                    Quarantined(one.id, splits[one.id], one.file, one.stage, one.reason)
-                )
+        set_aside = gather_quarantine([sidecar], splits)
+        absent.update(one.reason for one in set_aside)
+        quarantined += set_aside
     write_quarantine(stored.folder, quarantined)
     stored.absent, stored.flags = dict(absent.most_common()), dict(flags.most_common())
