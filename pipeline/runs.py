@@ -106,8 +106,10 @@ class RunFolder:
         """Read the metrics of a finished run.
 
         Raises:
-            PipelineError: the file is damaged.
+            PipelineError: there is none, or the file is damaged.
         """
+        if not self.finished:
+            raise PipelineError(f"{self.path}: no finished run here; train one with egmf-train")
         try:
             result = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
