@@ -16,6 +16,7 @@ demo: $(VENV)/installed
 	$(BIN)/egmf-train --from-cache --dataset demo --resume --modalities audio
 	$(BIN)/egmf-train --from-cache --dataset demo --resume --modalities visual
 	$(BIN)/egmf-report
+	@echo "open report/index.html"
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
@@ -33,6 +34,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV): some minutes, and about 7 GB of disk"
 	$(PIP) --editable .
 	@touch $@
 
