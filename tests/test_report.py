@@ -227,9 +227,19 @@ def damage_confusion(folder):
     edit_result(folder, lambda result: result["test"].update(confusion=[[1, 2]]))
 
 
+def damage_a_number(folder):
+    edit_result(folder, lambda result: result["test"].update(accuracy="good"))
+
+
+def damage_a_count(folder):
+    edit_result(folder, lambda result: result["test"]["confusion"][0].__setitem__(0, "x"))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
+        (damage_a_number, "test.accuracy holds something that is no number"),
+        (damage_a_count, "test.confusion holds something that is no number"),
         (damage_nothing_there, "no result.json: still running, or stopped before its end"),
         (damage_broken_json, "result.json cannot be read"),
         (damage_binary, "result.json cannot be read"),

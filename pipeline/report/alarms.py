@@ -80,7 +80,7 @@ def disagreement(run: Run) -> list[str]:
     found = []
     for key, value in again.items():
         printed = run.result.scores.get(key)
-        if not isinstance(value, float) or not isinstance(printed, int | float):
+        if not isinstance(value, int | float) or not isinstance(printed, int | float):
             continue
         if abs(value - printed) > _SAME:
             found.append(f"result.json has {key} {printed:.6g}, its predictions give {value:.6g}.")

@@ -109,6 +109,9 @@ class RunResult(_Record):
             side = len(self.labels)
             if len(rows) != side or any(len(row) != side for row in rows):
                 raise ValueError(f"{self.split}.confusion is not {side} x {side}, one row a label")
+        for name, value in self.scores.items():
+            if not _is_numbers(value):
+                raise ValueError(f"{self.split}.{name} holds something that is no number")
         return self
 
     @property
@@ -120,6 +123,15 @@ class RunResult(_Record):
     def scores(self) -> Metrics:
         """The metrics of that split."""
         return self.valid if self.test is None else self.test
+
+
+def _is_numbers(value: Any) -> bool:
+    """Tell whether a metric is a number or undefined, or a list or mapping of such."""
+    if isinstance(value, dict):
+        return all(_is_numbers(each) for each in value.values())
+    if isinstance(value, list):
+        return all(_is_numbers(each) for each in value)
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 @dataclass(frozen=True)
@@ -224,7 +236,8 @@ def load_runs(folder: Path) -> LoadedRuns:
     """
     found = sorted(path for path in folder.glob("*/*/seed-*") if path.is_dir())
     if not found:
-        problem = "holds no run" if folder.is_dir() else "does not exist"
+        problem = "holds no run" if folder.is_dir() else "is no folder"
+        problem = problem if folder.exists() else "does not exist"
         raise PipelineError(f"{folder} {problem}; train one with: egmf-train --from-cache")
     runs: list[Run] = []
     skipped: list[SkippedRun] = []
