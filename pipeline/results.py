@@ -68,6 +68,7 @@ def describe(llm: Llm, corpus: Corpus, config: Mapping[str, Any], task: Task) ->
         "task": list(entry.task),
         "protocol": entry.protocol,
         "modalities": list(sets),
+        "select": config["settings"]["select"],
         "fusion": config["fusion"],
         "ablate": config["ablate"],
         "context": config["context"],

@@ -53,13 +53,17 @@ class TrainSettings(BaseModel):
         pool: Rows averaged into one before the experts, by modality (1 where not named). Whisper
             writes 50 rows a second; 4 leaves 12.5.
         epochs: Passes over the training split at most.
-        patience: Stop after this many epochs without a better validation score.
+        select: Score the weights of the epoch with the best validation score ("best"), or train
+            for all `epochs` and score the last weights ("last"), which needs no validation split.
+        patience: With "best", stop after this many epochs without a better validation score.
         batch_size: Utterances a step.
         fusion_lr: Peak learning rate of experts, gate and projector.
         lora_lr: Peak learning rate of the adapter.
         warmup: Share of all steps in which the rate rises, before the cosine.
         weight_decay: AdamW's decay, on matrices alone.
         clip: Largest gradient norm.
+        max_skipped: A step whose loss is not finite is skipped; after this many in a row the run
+            stops.
         modality_dropout: Share of utterances that lose one of their modalities in training, so
             that any subset works later.
         modality_noise: Share of utterances one of whose modalities is replaced by noise, so that
@@ -89,6 +93,7 @@ class TrainSettings(BaseModel):
     lora_dropout: Share = 0.05
     pool: dict[str, Positive] = {"audio": 4}
     epochs: Positive = 20
+    select: Literal["best", "last"] = "best"
     patience: Positive = 6
     batch_size: Positive = 16
     fusion_lr: Rate = 5e-4
@@ -96,6 +101,7 @@ class TrainSettings(BaseModel):
     warmup: Share = 0.1
     weight_decay: Weight = 0.01
     clip: Rate = 1.0
+    max_skipped: Positive = 10
     modality_dropout: Share = 0.15
     modality_noise: Share = 0.15
     balance_weight: Weight = 0.01

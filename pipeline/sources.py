@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,22 +41,24 @@ class Corpus:
     sets: Mapping[str, FeatureSet]
 
 
-def open_corpus(source: Source, say: Callable[[str], None]) -> Corpus:
+def open_corpus(source: Source, needed: Iterable[str], say: Callable[[str], None]) -> Corpus:
     """Read a dataset's table and choose its feature sets.
 
     Raises:
-        PipelineError: there is no cache, or no or several feature sets fit.
+        PipelineError: there is no cache, a needed split is empty, or no or several feature sets
+            fit.
     """
     entry = load_manifest(source.manifest).dataset(source.dataset)
     path = cached_table(source.cache, source.dataset)
     utterances: dict[str, list[Utterance]] = {name: [] for name in ("train", "valid", "test")}
     for each in utterances_of(read_table(path)):
         utterances.setdefault(each.split, []).append(each)
-    for split in ("train", "valid"):
+    for split in needed:
         if not utterances[split]:
+            instead = ", or train with --select last" if split == "valid" else ""
             raise PipelineError(
                 f"{path}: no utterance in the split {split!r}, which training needs; give some "
-                "rows of the dataset's table that split and run egmf-extract again"
+                f"rows of the dataset's table that split and run egmf-extract again{instead}"
             )
     sets = choose_feature_sets(source, say)
     return Corpus(entry, utterances, sha256_of(path), sets)

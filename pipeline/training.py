@@ -2,32 +2,31 @@
 
 Order and augmentation are functions of seed and epoch, and the global random state, which dropout
 uses, is set from them when an epoch begins. A resumed run therefore needs weights, optimizer and
-epoch, no random state, and goes on as if it had never stopped.
+epoch, no random state, and goes on as if it had never stopped. A step whose loss or gradient is not
+finite changes nothing and is counted.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from generate.errors import first_line
 from pipeline.augment import Augmented, augment
+from pipeline.checkpoints import Progress, load_checkpoint, save_checkpoint, trainable
 from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics_of, prediction_table, score
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
 from pipeline.model import AuxiliaryTargets, Egmf, ItemBatch
 from pipeline.prompting import Prompter
-from pipeline.runs import RunFolder, publishing_folder, recover_folder
+from pipeline.runs import RunFolder
+from pipeline.sampler import derive_seed, epoch_batches, steps_of
 from pipeline.settings import TrainSettings
 
 LOG_EVERY = 10
@@ -44,18 +43,6 @@ class Task:
     questions: Mapping[QuestionKey, Question]
 
 
-@dataclass
-class Progress:
-    """How far a run has come; stored in its checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_value: float = -math.inf
-    seconds: float = 0.0
-    history: list[float] = field(default_factory=list)
-
-
 def train(
     model: Egmf,
     inputs: Inputs,
@@ -69,7 +56,7 @@ def train(
     advance: Callable[[int], None],
     say: Callable[[str], None],
 ) -> Progress:
-    """Train to the end, or on from the last checkpoint; the best weights lie in `folder.best`.
+    """Train to the end, or on from the last checkpoint; the chosen weights lie in `folder.best`.
 
     Args:
         model: freshly built.
@@ -84,25 +71,25 @@ def train(
         say: called with a line for people after every epoch.
     """
     rows = utterances["train"]
-    steps = math.ceil(len(rows) / settings.batch_size)
+    steps = steps_of(len(rows), settings.batch_size)
     optimizer, schedule = _optimizer(model, settings, settings.epochs * steps)
-    progress = _load(folder, model, optimizer, schedule)
+    progress = load_checkpoint(folder, model, optimizer, schedule)
     advance(progress.step)
     while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
         started = time.monotonic()
         epoch = progress.epoch + 1
-        torch.manual_seed(_mix(seed, epoch))
+        torch.manual_seed(derive_seed(seed, epoch))
         model.train()
-        total = 0.0
+        losses = []
         for batch in epoch_batches(rows, settings.batch_size, seed, epoch):
             loss = _step(model, inputs, prompter, batch, task, settings, progress.step, seed)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(_trainable(model), settings.clip)
-            optimizer.step()
-            schedule.step()
             progress.step += 1
-            total += loss.item()
+            if _update(model, optimizer, loss, settings):
+                schedule.step()
+                progress.skipped_in_a_row = 0
+                losses.append(loss.item())
+            else:
+                _skip(progress, folder, epoch, settings)
             advance(1)
             if progress.step % LOG_EVERY == 0:
                 folder.append_log(
@@ -116,28 +103,32 @@ def train(
                     }
                 )
         metrics = validate(model, inputs, prompter, utterances["valid"], task, settings)
-        value = selection_value(metrics, task)
-        best = value > progress.best_value
+        value = selection_value(metrics, task) if metrics else None
+        keep = _is_kept(value, epoch, progress, settings)
         progress.epoch = epoch
-        progress.history.append(value)
         progress.seconds += time.monotonic() - started
-        if best:
-            progress.best_value, progress.best_epoch = value, epoch
+        if value is not None:
+            progress.history.append(value)
+        if keep:
+            progress.best_epoch = epoch
+            progress.best_value = progress.best_value if value is None else value
+        mean_loss = sum(losses) / max(1, len(losses))
         scalars = {key: each for key, each in metrics.items() if isinstance(each, int | float)}
         folder.append_log(
             {
                 "kind": "epoch",
                 "epoch": epoch,
                 "step": progress.step,
-                "train_loss": total / steps,
+                "train_loss": mean_loss,
                 "valid": scalars,
                 "selection": value,
-                "best": best,
+                "best": keep,
+                "skipped": progress.skipped,
                 "seconds": progress.seconds,
             }
         )
-        _save(folder, model, optimizer, schedule, progress, best)
-        say(_epoch_line(epoch, total / steps, scalars, best))
+        save_checkpoint(folder, model, optimizer, schedule, progress, keep=keep)
+        say(_epoch_line(epoch, mean_loss, scalars, keep and settings.select == "best"))
     return progress
 
 
@@ -149,7 +140,9 @@ def validate(
     task: Task,
     settings: TrainSettings,
 ) -> dict[str, Any]:
-    """Score the validation split."""
+    """Score the validation split; nothing where there is none."""
+    if not utterances:
+        return {}
     scored = score(model, inputs, prompter, utterances, task.names, settings.eval_batch_size)
     config = model.fusion.config
     # Decided by probability whatever the run's decision is: free writing is for the final scores.
@@ -171,16 +164,6 @@ def selection_value(metrics: Mapping[str, Any], task: Task) -> float:
     return value
 
 
-def epoch_batches(
-    rows: Sequence[Utterance], size: int, seed: int, epoch: int
-) -> Iterator[list[Utterance]]:
-    """Shuffle and cut one epoch; a function of seed and epoch alone."""
-    generator = torch.Generator().manual_seed(_mix(seed, epoch))
-    order = torch.randperm(len(rows), generator=generator).tolist()
-    for start in range(0, len(order), size):
-        yield [rows[index] for index in order[start : start + size]]
-
-
 def _step(
     model: Egmf,
     inputs: Inputs,
@@ -191,7 +174,7 @@ def _step(
     step: int,
     seed: int,
 ) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(_mix(seed, 1_000_000 + step))
+    generator = torch.Generator().manual_seed(derive_seed(seed, 1_000_000 + step))
     streams, turns = inputs.batch(batch)
     changed = augment(
         streams,
@@ -202,6 +185,45 @@ def _step(
     items = _items(prompter, batch, task, changed)
     auxiliary = _auxiliary(batch, task)
     return model.loss(changed.streams, turns, items, auxiliary, changed.corrupted, settings)
+
+
+def _update(
+    model: Egmf, optimizer: torch.optim.Optimizer, loss: torch.Tensor, settings: TrainSettings
+) -> bool:
+    """Take one optimizer step; False, and nothing is changed, where a number is not finite."""
+    optimizer.zero_grad(set_to_none=True)
+    if not loss.isfinite():
+        return False
+    torch.autograd.backward(loss)
+    norm = nn.utils.clip_grad_norm_(trainable(model), settings.clip)
+    if not norm.isfinite():
+        return False
+    optimizer.step()
+    return True
+
+
+def _skip(progress: Progress, folder: RunFolder, epoch: int, settings: TrainSettings) -> None:
+    """Count a step that changed nothing.
+
+    Raises:
+        PipelineError: too many in a row.
+    """
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    folder.append_log({"kind": "skipped", "step": progress.step, "epoch": epoch})
+    if progress.skipped_in_a_row >= settings.max_skipped:
+        raise PipelineError(
+            f"{folder.path}: loss or gradient was not finite in {progress.skipped_in_a_row} steps "
+            f"in a row, up to step {progress.step}; train with a lower --set fusion_lr=... and "
+            "lora_lr=..., and --fresh"
+        )
+
+
+def _is_kept(value: float | None, epoch: int, progress: Progress, settings: TrainSettings) -> bool:
+    """Tell whether the weights of this epoch are the ones to be scored, as far as is known."""
+    if settings.select == "last":
+        return epoch == settings.epochs
+    return value is not None and value > progress.best_value
 
 
 def _items(
@@ -253,97 +275,10 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _save(
-    folder: RunFolder,
-    model: Egmf,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    progress: Progress,
-    best: bool,
-) -> None:
-    """Publish the best weights, then the checkpoint; neither is ever half there."""
-    if best:
-        with publishing_folder(folder.best) as partial:
-            model.save(partial)
-    with publishing_folder(folder.checkpoint) as partial:
-        state = io.BytesIO()  # torch's own writer does not say that a disk is full
-        torch.save(
-            {
-                "weights": [p.detach().cpu() for p in _trainable(model)],
-                "buffers": dict(model.fusion.named_buffers()),
-                "optimizer": optimizer.state_dict(),
-                "schedule": {"last_epoch": schedule.last_epoch},
-            },
-            state,
-        )
-        (partial / "state.pt").write_bytes(state.getbuffer())
-        (partial / "progress.json").write_text(json.dumps(vars(progress)))
-
-
-def _load(
-    folder: RunFolder,
-    model: Egmf,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> Progress:
-    """Load the checkpoint where there is one."""
-    recover_folder(folder.checkpoint)
-    recover_folder(folder.best)
-    if not folder.checkpoint.is_dir():
-        folder.log.unlink(missing_ok=True)
-        return Progress()
-    state, progress = _read_checkpoint(folder.checkpoint)
-    with torch.no_grad():
-        for parameter, saved in zip(_trainable(model), state["weights"], strict=True):
-            parameter.copy_(saved)
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.last_epoch = state["schedule"]["last_epoch"]
-    for group, base, factor in zip(
-        optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
-    ):
-        group["lr"] = base * factor(schedule.last_epoch)
-    _cut_log(folder.log, progress.step)
-    return progress
-
-
-def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], Progress]:
-    """Read the state of model and optimizer, and how far training had come."""
-    try:
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-    except Exception as error:  # torch raises whatever the damage makes of its reader
-        raise PipelineError(
-            f"{folder}: damaged ({first_line(error)}); start the run again with --fresh"
-        ) from error
-    return state, progress
-
-
-def _cut_log(log: Path, step: int) -> None:
-    """Drop the log's lines of an epoch that is done again, and a torn last line."""
-    kept = []
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    for line in text.splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _trainable(model: Egmf) -> list[nn.Parameter]:
-    parts = model.trainable()
-    return [*parts["fusion"], *parts["lora"]]
-
-
 def _out_of_patience(progress: Progress, settings: TrainSettings) -> bool:
+    if settings.select == "last":
+        return False
     return progress.epoch - progress.best_epoch >= settings.patience and progress.epoch > 0
-
-
-def _mix(seed: int, number: int) -> int:
-    """Combine a seed and a counter into a 63-bit seed without collisions in practice."""
-    mixed = seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB
-    return mixed % (1 << 63)
 
 
 def _epoch_line(epoch: int, loss: float, metrics: Mapping[str, float], best: bool) -> str:
@@ -353,4 +288,5 @@ def _epoch_line(epoch: int, loss: float, metrics: Mapping[str, float], best: boo
         if name in metrics
     ]
     mark = "  (best so far)" if best else ""
-    return f"epoch {epoch}: loss {loss:.3f}, validation {', '.join(shown)}{mark}"
+    validation = f", validation {', '.join(shown)}" if shown else ""
+    return f"epoch {epoch}: loss {loss:.3f}{validation}{mark}"

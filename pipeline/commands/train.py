@@ -23,6 +23,13 @@ class Preset(StrEnum):
     large = "large"
 
 
+class Select(StrEnum):
+    """Which epoch's weights are scored."""
+
+    best = "best"
+    last = "last"
+
+
 class Ablation(StrEnum):
     """Parts that can be left out (`pipeline.settings.ABLATIONS`)."""
 
@@ -92,6 +99,13 @@ def train(
         int | None,
         typer.Option(min=1, help="Passes over the training split at most. Default: the preset's."),
     ] = None,
+    select: Annotated[
+        Select | None,
+        typer.Option(
+            help="Score the weights of the epoch that is best on validation, or train for all "
+            "epochs and score the last. Default: best."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, as key=value; a wrong key lists them all."),
@@ -125,7 +139,8 @@ def train(
     finished = []
     for name in names:
         size = (preset or (Preset.tiny if name == "demo" else Preset.base)).value
-        overrides = [*(set_ or []), *([f"epochs={epochs}"] if epochs else [])]
+        flags = {"epochs": epochs, "select": select and select.value}
+        overrides = [*(set_ or []), *(f"{key}={each}" for key, each in flags.items() if each)]
         settings = resolve_settings(size, overrides)
         chosen = tuple(m.strip() for m in (modalities or "").split(",") if m.strip())
         named = dict(zip(MODALITY_ORDER, (text, audio, visual), strict=True))

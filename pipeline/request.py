@@ -1,0 +1,44 @@
+"""What the user asked of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.llm import Llm
+from pipeline.settings import TrainSettings
+from pipeline.sources import Source
+
+StepProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    `experiment` None names it after its modalities; `context` counts the turns before and after.
+    """
+
+    source: Source
+    runs: Path
+    experiment: str | None
+    llm: Llm
+    settings: TrainSettings
+    ablate: tuple[str, ...]
+    context: tuple[int, int]
+    seeds: tuple[int, ...]
+    device: torch.device
+    resume: bool
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Console:
+    """How a run talks to people: `progress` shows a bar of steps, `say` prints a line."""
+
+    progress: StepProgress
+    say: Callable[[str], None]
