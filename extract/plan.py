@@ -1,9 +1,10 @@
 """What is to be encoded, and in which shard: decided before any work starts.
 
 A shard's members are fixed by the plan, not by who worked when, so an interrupted run resumed
-later writes the same files as one that was left alone. Members of finished shards stay together;
-new utterances fill new shards in the table's order; a shard is written anew only when the input of
-one of its members changed (a digest in the sidecar says so).
+later writes the same files as one that was left alone. Members of finished shards stay together,
+and those of a damaged one as long as either of its two files still names them; new utterances fill
+new shards in the table's order; a shard is written anew only when the input of one of its members
+changed (a digest in the sidecar says so).
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ from extract.encoders.base import EncoderInfo, Settings
 from extract.errors import ExtractError
 from extract.files import sha256_of
 from extract.paths import resolve_inside
-from extract.shards import MAX_SHARD_BYTES, SetAside, Sidecar, find_done, shard_numbers
+from extract.shards import (
+    MAX_SHARD_BYTES,
+    SetAside,
+    Shard,
+    Sidecar,
+    find_done,
+    read_sidecar,
+    shard_numbers,
+    shard_path,
+    sidecar_path,
+)
 from extract.table import Utterance
 
 ABSENT = "absent"
@@ -194,8 +205,15 @@ def make_plan(
         for number, sidecar in finished.items()
     }
     placed = {row.id for rows_of_shard in members.values() for row in rows_of_shard}
+    for number in () if fresh else begun_numbers(folder):
+        if number not in finished:
+            left = [name for name in _members_left(folder, number, fingerprint) if name in by_id]
+            if left and placed.isdisjoint(left):
+                members[number] = tuple(by_id[name] for name in left)
+                placed.update(left)
     rest = [row for row in rows if row.id not in placed]
-    free = (number for number in count() if number not in finished)
+    taken_numbers = frozenset(members)
+    free = (number for number in count() if number not in taken_numbers)
     for begin in range(0, len(rest), rows_per_shard):
         members[next(free)] = tuple(rest[begin : begin + rows_per_shard])
 
@@ -217,6 +235,30 @@ def make_plan(
         else:
             done.append(sidecar)
     return Plan(tuple(todo), tuple(done))
+
+
+def begun_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the shards of which anything is there."""
+    stems = {path.stem for pattern in ("*.h5", "*.json") for path in folder.glob(pattern)}
+    return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def _members_left(folder: Path, number: int, fingerprint: str) -> list[str]:
+    """Return the ids of a shard that is damaged or half gone, so that it is written as it was.
+
+    Either of its files says; none where both are gone or beyond reading.
+    """
+    try:
+        sidecar = read_sidecar(sidecar_path(folder, number))
+        if sidecar.fingerprint == fingerprint:
+            return sidecar.ids
+    except ExtractError:
+        pass  # the shard itself may say
+    try:
+        with Shard(shard_path(folder, number), fingerprint) as shard:
+            return shard.ids
+    except ExtractError:
+        return []
 
 
 def _changed(sidecar: Sidecar, by_id: dict[str, Row]) -> int:

@@ -34,6 +34,7 @@ from extract.features import (
     quarantine_text,
 )
 from extract.files import sha256_of
+from extract.plan import begun_numbers
 from extract.shards import (
     Shard,
     Sidecar,
@@ -130,7 +131,7 @@ def dataset_folders(cache: Path, datasets: list[str] | None = None) -> list[Path
     found = [
         each
         for each in sorted(cache.iterdir())
-        if (each / TABLE_NAME).is_file() or (each.is_dir() and _set_folders(each))
+        if (each / TABLE_NAME).is_file() or (each.is_dir() and set_folders(each))
     ]
     for name in datasets or ():
         if cache / name not in found:
@@ -151,7 +152,7 @@ def list_cache(cache: Path, datasets: list[str] | None = None) -> tuple[list[Lis
     unreadable: list[str] = []
     for dataset in dataset_folders(cache, datasets):
         size = _table_rows(dataset / TABLE_NAME)
-        for folder in _set_folders(dataset):
+        for folder in set_folders(dataset):
             try:
                 listed.append(_list(open_feature_set(folder), size))
             except ExtractError as error:
@@ -166,29 +167,23 @@ def verify_cache(cache: Path, datasets: list[str] | None, progress: Progress) ->
         PipelineError: there is no cache, or no such dataset in it.
     """
     folders = dataset_folders(cache, datasets)
-    total = sum(len(_numbers(each)) for dataset in folders for each in _set_folders(dataset))
+    total = sum(len(begun_numbers(each)) for dataset in folders for each in set_folders(dataset))
     verdict = Verdict()
     with progress("verifying", total, "shards") as advance:
         for dataset in folders:
             splits = _verify_table(dataset / TABLE_NAME, verdict)
-            for folder in _set_folders(dataset):
+            for folder in set_folders(dataset):
                 _verify_set(folder, splits, verdict, advance)
     return verdict
 
 
-def _set_folders(dataset: Path) -> list[Path]:
+def set_folders(dataset: Path) -> list[Path]:
     """Return the folders that hold a feature set, or what is left of one."""
     return [
         each
         for each in sorted(dataset.glob("*/*"))
-        if (each / DESCRIPTION_NAME).is_file() or _numbers(each)
+        if (each / DESCRIPTION_NAME).is_file() or begun_numbers(each)
     ]
-
-
-def _numbers(folder: Path) -> list[int]:
-    """Return the numbers of the shards of which anything is there."""
-    stems = [path.stem for path in folder.glob("*.h5")]
-    return sorted({*shard_numbers(folder), *(int(stem) for stem in stems if stem.isdigit())})
 
 
 def _table_rows(path: Path) -> int | None:
@@ -258,11 +253,11 @@ def _verify_set(
         _check_description(features)
     except ExtractError as error:
         _blame(verdict, folder / DESCRIPTION_NAME, str(error))
-        advance(len(_numbers(folder)))
+        advance(len(begun_numbers(folder)))
         return
     sidecars = []
     held: set[str] = set()
-    for number in _numbers(folder):
+    for number in begun_numbers(folder):
         try:
             sidecar = _verify_shard(features, number)
         except _DamagedError as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -55,36 +57,66 @@ def extract_dataset(planned: DatasetPlan, cluster: Cluster, console: Console) ->
     for one in planned.modalities:
         if request.fresh and one.folder.exists():
             shutil.rmtree(one.folder)
-        _describe(one)
+        describe_planned(one)
         remove_stale(one.folder)
-    reports: list[ShardReport] = []
-    failures: list[str] = []
-    started = 0.0
-    if total := planned.rows_todo():
-        client = cluster.start(sum(len(one.plan.todo) for one in planned.modalities))
-        started = time.monotonic() - began
-        jobs = [
-            job
-            for one in planned.modalities
-            for job in _jobs(one, planned.settings, cluster.device, cluster.threads)
-        ]
-        with console.progress(f"{name}: extracting", total, "items") as advance:
-            failures = run_jobs(client, jobs, on_rows=advance, on_shard=reports.append)
+    effort = encode_planned(name, planned.modalities, planned.settings, cluster, console)
     summary = Summary(
         dataset=name,
         utterances=len(planned.utterances),
         modalities=[_finish(one, planned.utterances) for one in planned.modalities],
         notes=list(planned.corpus.notes),
         count_mismatch=planned.corpus.count_mismatch,
-        failures=failures,
+        failures=effort.failures,
         seconds=time.monotonic() - began,
-        seconds_starting=started,
+        seconds_starting=effort.seconds_starting,
         peak_memory=peak_memory(),
     )
-    add_reports(summary, reports)
-    if total:
+    add_reports(summary, effort.reports)
+    if effort.reports or effort.failures:
         _log(request.cache / name / "extract-log.jsonl", summary)
     return summary
+
+
+@dataclass
+class Effort:
+    """What encoding shards came to.
+
+    Attributes:
+        reports: One for each shard that was written.
+        failures: A sentence for each that could not be.
+        seconds_starting: Until the workers were up.
+    """
+
+    reports: list[ShardReport] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    seconds_starting: float = 0.0
+
+
+def encode_planned(
+    title: str,
+    modalities: Sequence[ModalityPlan],
+    settings: Settings,
+    cluster: Cluster,
+    console: Console,
+) -> Effort:
+    """Encode the shards that are planned; no worker starts where there are none.
+
+    Raises:
+        ExtractError: the workers do not start, or an error that every shard would meet.
+    """
+    effort = Effort()
+    began = time.monotonic()
+    total = sum(one.plan.rows_todo() for one in modalities)
+    if not total:
+        return effort
+    client = cluster.start(sum(len(one.plan.todo) for one in modalities))
+    effort.seconds_starting = time.monotonic() - began
+    jobs = [
+        job for one in modalities for job in _jobs(one, settings, cluster.device, cluster.threads)
+    ]
+    with console.progress(f"{title}: extracting", total, "items") as advance:
+        effort.failures = run_jobs(client, jobs, on_rows=advance, on_shard=effort.reports.append)
+    return effort
 
 
 def _jobs(one: ModalityPlan, settings: Settings, device: str, threads: int) -> list[Job]:
@@ -95,7 +127,7 @@ def _jobs(one: ModalityPlan, settings: Settings, device: str, threads: int) -> l
     ]
 
 
-def _describe(one: ModalityPlan) -> None:
+def describe_planned(one: ModalityPlan) -> None:
     """Write the feature set's `features.json`."""
     versions = {}
     for name in _LIBRARIES:

@@ -1,4 +1,4 @@
-"""`egmf-cache`: see, check, fill and empty the cache; each verb is one function."""
+"""`egmf-cache`: see, check, mend and fill the cache; each verb is one function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ Datasets = Annotated[
     list[str] | None,
     typer.Option("--dataset", help="Only this one; may be given several times. Default: all."),
 ]
-
+CountMismatch = Annotated[
+    bool, typer.Option("--allow-count-mismatch", help="Go on where split sizes differ.")
+]
+Symlinks = Annotated[
+    bool, typer.Option("--allow-symlinks", help="Follow links out of the data root.")
+]
 
 _WIDTH = 160  # of a table in a file or pipe
 
@@ -41,6 +46,13 @@ class Split(StrEnum):
     valid = "valid"
     test = "test"
     unlabelled = "unlabelled"
+
+
+class Device(StrEnum):
+    """Where encoders run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 def list_sets(
@@ -90,6 +102,57 @@ def verify(
         raise typer.Exit(EXIT_USER_ERROR)
 
 
+def repair(
+    cache: Cache = Path("cache"),
+    dataset: Datasets = None,
+    data_root: Annotated[
+        Path, typer.Option(envvar="EGMF_DATA", help="Folder that holds the datasets' files.")
+    ] = Path("data"),
+    manifest: Manifest = None,
+    device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: one a GPU, else one a core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A running dask scheduler to use instead."),
+    ] = None,
+    allow_count_mismatch: CountMismatch = False,
+    allow_symlinks: Symlinks = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write again what is damaged or missing; exit with code 1 if something is left to do."""
+    from extract.engine import Cluster
+    from pipeline.cache_repair import Wanted, repair_cache
+    from pipeline.extraction_plan import Console
+
+    wanted = Wanted(
+        cache=cache,
+        datasets=tuple(dataset or ()),
+        data_root=data_root,
+        manifest=manifest,
+        allow_count_mismatch=allow_count_mismatch,
+        allow_symlinks=allow_symlinks,
+    )
+    console = Console(
+        note=lambda line: note(line, quiet=quiet),
+        progress=lambda title, total, unit: progress(title, total, unit, quiet=quiet),
+    )
+    with Cluster(device.value if device else None, workers, scheduler) as cluster:
+        repaired = repair_cache(wanted, cluster, console)
+    if as_json:
+        print_json(repaired.to_json())
+    else:
+        for path in repaired.mended:
+            typer.echo(f"mended: {path}")
+        for line in repaired.left:
+            typer.echo(f"left: {line}")
+        typer.echo(f"{len(repaired.damaged):,} files were damaged; {len(repaired.mended):,} mended")
+    if repaired.left:
+        raise typer.Exit(EXIT_USER_ERROR)
+
+
 def import_files(
     files: Annotated[
         list[Path],
@@ -118,12 +181,8 @@ def import_files(
         typer.Option(envvar="EGMF_DATA", help="The dataset's files, if its table is to be made."),
     ] = Path("data"),
     manifest: Manifest = None,
-    allow_count_mismatch: Annotated[
-        bool, typer.Option("--allow-count-mismatch", help="Go on where split sizes differ.")
-    ] = False,
-    allow_symlinks: Annotated[
-        bool, typer.Option("--allow-symlinks", help="Follow links out of the data root.")
-    ] = False,
+    allow_count_mismatch: CountMismatch = False,
+    allow_symlinks: Symlinks = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -203,8 +262,14 @@ def export(
 def main() -> None:
     """Run the command."""
     run_verbs(
-        "See, check, fill and export the cache of features.",
-        {"list": list_sets, "verify": verify, "import": import_files, "export": export},
+        "See, check, mend, fill and export the cache of features.",
+        {
+            "list": list_sets,
+            "verify": verify,
+            "repair": repair,
+            "import": import_files,
+            "export": export,
+        },
     )
 
 
