@@ -7,6 +7,7 @@ from typing import Any
 
 from fuse.fusion import EXPERTS
 from pipeline.errors import PipelineError
+from pipeline.folds import run_folds
 from pipeline.one_run import train_and_score
 from pipeline.request import Console, Request, StepProgress
 from pipeline.runs import RunFolder, prepare, run_folder
@@ -28,15 +29,14 @@ def run_experiment(
             f"--ablate {', '.join(EXPERTS)}: at least one expert must stay; name fewer of them"
         )
     console = Console(progress, say)
-    needed = ("train",) if request.settings.select == "last" else ("train", "valid")
-    corpus = open_corpus(request.source, needed, say)
+    corpus = open_corpus(request.source, _needed_splits(request), say)
     if any(request.context) and not _has_turns(corpus):
         raise PipelineError(
             f"--context: no utterance of {corpus.entry.name!r} has a group and an order, so none "
             "has neighbouring turns; leave it out, or give both columns in the table"
         )
     experiment = request.experiment or default_experiment(
-        corpus.sets, request.ablate, request.context
+        corpus.sets, request.ablate, request.context, request.folds
     )
     folders = []
     for seed in request.seeds:
@@ -47,8 +47,17 @@ def run_experiment(
             folder.read_result()
             say(f"{folder.path}: finished already; --fresh trains it again")
             continue
-        train_and_score(request, corpus, config, folder, console)
+        if request.folds is None:
+            train_and_score(request, corpus, config, folder, console)
+        else:
+            run_folds(request, corpus, request.folds, config, folder, console)
     return folders
+
+
+def _needed_splits(request: Request) -> tuple[str, ...]:
+    if request.folds is not None:
+        return ()
+    return ("train",) if request.settings.select == "last" else ("train", "valid")
 
 
 def _has_turns(corpus: Corpus) -> bool:
@@ -73,4 +82,5 @@ def _config(request: Request, corpus: Corpus, experiment: str, seed: int) -> dic
         "context": request.context[0],
         "context_after": request.context[1],
         "settings": request.settings.model_dump(mode="json"),
+        **({} if request.folds is None else {"folds": request.folds}),
     }

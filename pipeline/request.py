@@ -20,7 +20,8 @@ StepProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]
 class Request:
     """What the user asked for.
 
-    `experiment` None names it after its modalities; `context` counts the turns before and after.
+    `experiment` None names it after its modalities; `context` counts the turns before and after;
+    `folds` names a column whose values are the test split in turn.
     """
 
     source: Source
@@ -34,6 +35,7 @@ class Request:
     device: torch.device
     resume: bool
     fresh: bool
+    folds: str | None = None
 
 
 @dataclass(frozen=True)

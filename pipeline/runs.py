@@ -4,6 +4,7 @@
         config.yaml  environment.json  log.jsonl  features.json  scaling.json
         calibration.json
         checkpoint/  best/  predictions-{valid,test}.csv  result.json
+        fold-{k}/                                        the same files of each fold, with --folds
 
 `result.json` is written last: a run without one is not finished.
 """
@@ -99,8 +100,8 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether training has begun: everything that it needs was there and could be read."""
-        return self.scaling.is_file()
+        """Whether training has begun, of a fold perhaps: all that it needs could be read."""
+        return self.scaling.is_file() or any(self.path.glob("fold-*/scaling.json"))
 
     def read_result(self) -> dict[str, Any]:
         """Read the metrics of a finished run.

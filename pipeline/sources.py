@@ -134,14 +134,18 @@ def choose_feature_sets(source: Source, say: Callable[[str], None]) -> dict[str,
 
 
 def default_experiment(
-    sets: Mapping[str, FeatureSet], ablate: Sequence[str], context: tuple[int, int]
+    sets: Mapping[str, FeatureSet],
+    ablate: Sequence[str],
+    context: tuple[int, int],
+    folds: str | None = None,
 ) -> str:
-    """Name an experiment after its modalities, its context and what it leaves out."""
+    """Name an experiment after its modalities, context, what it leaves out, and its folds."""
     full = set(sets) >= set(MODALITY_ORDER)
     name = "egmf" if full else f"egmf-{'+'.join(sets)}"
     if any(context):
         name += f"-context-{context[0]}-{context[1]}"
-    return name + "".join(f"-no-{part}" for part in ablate)
+    name += "".join(f"-no-{part}" for part in ablate)
+    return name if folds is None else f"{name}-folds-{folds}"
 
 
 def _place(modality: str) -> int:

@@ -106,6 +106,13 @@ def train(
             "epochs and score the last. Default: best."
         ),
     ] = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave one out: each value of this column (speaker, group, language) is the test "
+            "split once."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, as key=value; a wrong key lists them all."),
@@ -174,6 +181,7 @@ def train(
             device=where,
             resume=resume,
             fresh=fresh,
+            folds=folds,
         )
         finished += run_experiment(
             request,
