@@ -9,6 +9,7 @@ the largest part of a step.
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,14 +90,19 @@ class LanguageModel(nn.Module):
         )
 
     def answer_loss(
-        self, prompts: Sequence[PromptTokens], answers: Sequence[str], pseudo: Tensor
-    ) -> tuple[Tensor, int]:
+        self,
+        prompts: Sequence[PromptTokens],
+        answers: Sequence[str],
+        pseudo: Tensor,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, float]:
         """Return the summed negative log-likelihood of the answers and the number of their tokens.
 
         Args:
             prompts: one for each item of the batch.
             answers: what the model should write, without the end token.
             pseudo: pseudo tokens, [batch, tokens, embedding_dim].
+            weights: of each item in both sums, [batch]; all one where None.
         """
         targets = [
             [*self._answer_ids(answer, prompt.answers_take_space), self.end]
@@ -116,10 +122,45 @@ class LanguageModel(nn.Module):
             torch.cat([padded.mask, given != -100], dim=1),
         )
         logits = self._logits(batch.embeddings, batch.mask, batch.positions, keep)
+        reduction = "sum" if weights is None else "none"
         loss = nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=-100
+            logits.float().flatten(0, 1), labels.flatten(), reduction=reduction, ignore_index=-100
         )
-        return loss, int((labels != -100).sum())
+        if weights is None:
+            return loss, int((labels != -100).sum())
+        each = loss.view_as(labels).sum(dim=1)
+        return (weights.to(each) * each).sum(), _weighted_tokens(targets, weights)
+
+    def smoothed_answer_loss(
+        self,
+        prompts: Sequence[PromptTokens],
+        answers: Sequence[str],
+        permitted: Sequence[tuple[str, ...]],
+        pseudo: Tensor,
+        smoothing: float,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, float]:
+        """Return `answer_loss` with a share `smoothing` of each target spread over `permitted`.
+
+        Items that share their permitted answers are scored in one pass over their tree.
+        """
+        groups: dict[tuple[tuple[str, ...], bool], list[int]] = defaultdict(list)
+        for row, (prompt, known) in enumerate(zip(prompts, permitted, strict=True)):
+            groups[known, prompt.answers_take_space].append(row)
+        loss = pseudo.sum() * 0.0
+        for (known, _), rows in groups.items():
+            chosen = torch.tensor(rows, device=pseudo.device)
+            scores = self.answer_scores([prompts[row] for row in rows], known, pseudo[chosen])
+            target = torch.full_like(scores, smoothing / len(known))
+            for place, row in enumerate(rows):
+                target[place, known.index(answers[row])] += 1.0 - smoothing
+            each = -(target * scores).sum(dim=1)
+            loss = loss + (each if weights is None else weights.to(each)[chosen] * each).sum()
+        targets = [
+            [*self._answer_ids(answer, prompt.answers_take_space), self.end]
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return loss, _weighted_tokens(targets, weights)
 
     def answer_scores(
         self, prompts: Sequence[PromptTokens], answers: Sequence[str], pseudo: Tensor
@@ -208,6 +249,12 @@ class LanguageModel(nn.Module):
             logits_to_keep=keep,
         )
         return output.logits
+
+
+def _weighted_tokens(targets: Sequence[Sequence[int]], weights: Tensor | None) -> float:
+    """Return the number of target tokens, each counted by its item's weight."""
+    factors = [1.0] * len(targets) if weights is None else weights.tolist()
+    return sum(factor * len(ids) for factor, ids in zip(factors, targets, strict=True))
 
 
 def load_language_model(

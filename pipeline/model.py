@@ -35,11 +35,17 @@ FUSION_FILE = "fusion.safetensors"
 
 @dataclass(frozen=True)
 class ItemBatch:
-    """The items of a batch: which utterance each belongs to, its prompt and its answer."""
+    """The items of a batch: which utterance each belongs to, its prompt and its answer.
+
+    `permitted` are all answers that its question allows; `weights` [items] are None where all count
+    alike.
+    """
 
     row: Tensor
     prompts: Sequence[PromptTokens]
     answers: Sequence[str]
+    permitted: Sequence[tuple[str, ...]]
+    weights: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,7 @@ class Egmf(nn.Module):
     ) -> Tensor:
         """Return the training loss of a batch: answers, auxiliary head and the gate's terms."""
         fused = self.fuse(streams, turns)
-        summed, tokens = self.language.answer_loss(
-            items.prompts, items.answers, fused.pseudo_tokens[items.row.to(self.device)]
-        )
-        loss = summed / tokens
+        loss = self._answer_loss(items, fused, settings.label_smoothing)
         if settings.auxiliary_weight:
             loss = loss + settings.auxiliary_weight * _auxiliary_loss(fused.targets, auxiliary)
         if settings.balance_weight and len(self.fusion.config.experts) > 1:
@@ -97,6 +100,17 @@ class Egmf(nn.Module):
             hit = corrupted.to(self.device)
             loss = loss + settings.reliability_weight * reliability_loss(fused.gate, hit)
         return loss
+
+    def _answer_loss(self, items: ItemBatch, fused: Fused, smoothing: float) -> Tensor:
+        pseudo = fused.pseudo_tokens[items.row.to(self.device)]
+        prompts, answers = items.prompts, items.answers
+        if smoothing:
+            summed, tokens = self.language.smoothed_answer_loss(
+                prompts, answers, items.permitted, pseudo, smoothing, items.weights
+            )
+        else:
+            summed, tokens = self.language.answer_loss(prompts, answers, pseudo, items.weights)
+        return summed / tokens
 
     def save(self, folder: Path) -> None:
         """Write adapter, fusion and what is needed to build them again into `folder`."""

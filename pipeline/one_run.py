@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from pipeline.checkpoints import Progress
 from pipeline.context import find_context
 from pipeline.features import Features, write_scaling
 from pipeline.inputs import Inputs
-from pipeline.items import questions_of
+from pipeline.items import Utterance, questions_of
 from pipeline.judging import judge_run, prompter_of
 from pipeline.model import build_model, load_model
 from pipeline.request import Console, Request
@@ -43,7 +44,7 @@ def train_and_score(
     require_extracted(corpus)
     features = Features(corpus.sets, settings.pool)
     features.fit([each.id for each in corpus.utterances["train"]])
-    task = task_of(corpus)
+    task = task_of(corpus, settings.class_weights == "balanced")
     torch.manual_seed(config["seed"])
     model = build_model(
         request.llm.source,
@@ -107,8 +108,8 @@ def train_and_score(
         console.say(f"ALARM: {folder.path}: {alarm}")
 
 
-def task_of(corpus: Corpus) -> Task:
-    """Return what is asked about a corpus."""
+def task_of(corpus: Corpus, balanced: bool = False) -> Task:
+    """Return what is asked about a corpus; `balanced` weighs its labels by inverse frequency."""
     entry = corpus.entry
     languages = sorted({each.language for rows in corpus.utterances.values() for each in rows})
     scale = entry.scores.high - entry.scores.low if entry.scores else 1.0
@@ -118,7 +119,14 @@ def task_of(corpus: Corpus) -> Task:
         score_scale=scale,
         protocol=entry.protocol,
         questions=questions_of(entry, languages),
+        label_weights=_balanced_weights(corpus.utterances["train"]) if balanced else {},
     )
+
+
+def _balanced_weights(rows: Sequence[Utterance]) -> dict[str, float]:
+    """Weigh each label that occurs so that all weigh alike and the mean weight is one."""
+    counts = Counter(each.label for each in rows if each.label is not None)
+    return {label: counts.total() / (len(counts) * count) for label, count in counts.items()}
 
 
 def _rate(corpus: Corpus, progress: Progress) -> float:

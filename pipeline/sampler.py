@@ -29,9 +29,29 @@ def epoch_batches(
     size: int,
     seed: int,
     epoch: int,
+    lengths: Sequence[int] | None = None,
+    window: int = 1,
 ) -> Iterator[list[Utterance]]:
-    """Shuffle and cut one epoch."""
+    """Shuffle and cut one epoch.
+
+    Args:
+        rows: what is shuffled.
+        size: utterances a batch; the last one may be smaller.
+        seed: of the run.
+        epoch: from 1.
+        lengths: of each row's prompt, to group rows of similar length; None for no grouping.
+        window: with lengths, the shuffled rows are sorted within windows of this many batches, and
+            the batches are shuffled once more, so that none knows its place by its length.
+    """
     generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
     order = torch.randperm(len(rows), generator=generator).tolist()
-    for start in range(0, len(order), size):
-        yield [rows[index] for index in order[start : start + size]]
+    if lengths is not None:
+        reach = window * size
+        windows = [order[start : start + reach] for start in range(0, len(order), reach)]
+        order = [row for each in windows for row in sorted(each, key=lengths.__getitem__)]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    if lengths is not None:
+        shuffled = torch.randperm(len(batches), generator=generator).tolist()
+        batches = [batches[number] for number in shuffled]
+    for batch in batches:
+        yield [rows[index] for index in batch]

@@ -57,9 +57,14 @@ class TrainSettings(BaseModel):
             for all `epochs` and score the last weights ("last"), which needs no validation split.
         patience: With "best", stop after this many epochs without a better validation score.
         batch_size: Utterances a step.
+        length_window: Shuffled utterances are sorted by the length of their prompts within windows
+            of this many batches, so that a batch needs little padding (0: not sorted).
         fusion_lr: Peak learning rate of experts, gate and projector.
         lora_lr: Peak learning rate of the adapter.
         warmup: Share of all steps in which the rate rises, before the cosine.
+        class_weights: Let every label weigh as much as the others in the loss of the answers
+            ("balanced": its items weigh the inverse of its frequency), or every item ("none").
+        label_smoothing: Share of the target that is spread evenly over all permitted answers.
         weight_decay: AdamW's decay, on matrices alone.
         clip: Largest gradient norm.
         max_skipped: A step whose loss is not finite is skipped; after this many in a row the run
@@ -96,9 +101,12 @@ class TrainSettings(BaseModel):
     select: Literal["best", "last"] = "best"
     patience: Positive = 6
     batch_size: Positive = 16
+    length_window: Annotated[int, Field(ge=0)] = 0
     fusion_lr: Rate = 5e-4
     lora_lr: Rate = 2e-4
     warmup: Share = 0.1
+    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     weight_decay: Weight = 0.01
     clip: Rate = 1.0
     max_skipped: Positive = 10

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,13 +34,17 @@ LOG_EVERY = 10
 
 @dataclass(frozen=True)
 class Task:
-    """What a run is trained and judged on."""
+    """What a run is trained and judged on.
+
+    `label_weights` weigh the items of each label in training; empty where all count alike.
+    """
 
     names: tuple[str, ...]
     labels: tuple[str, ...]
     score_scale: float
     protocol: str
     questions: Mapping[QuestionKey, Question]
+    label_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -73,6 +77,7 @@ def train(
     rows = utterances["train"]
     steps = steps_of(len(rows), settings.batch_size)
     optimizer, schedule = _optimizer(model, settings, settings.epochs * steps)
+    lengths = _prompt_lengths(rows, prompter, task) if settings.length_window else None
     progress = load_checkpoint(folder, model, optimizer, schedule)
     advance(progress.step)
     while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
@@ -81,7 +86,9 @@ def train(
         torch.manual_seed(derive_seed(seed, epoch))
         model.train()
         losses = []
-        for batch in epoch_batches(rows, settings.batch_size, seed, epoch):
+        for batch in epoch_batches(
+            rows, settings.batch_size, seed, epoch, lengths, settings.length_window
+        ):
             loss = _step(model, inputs, prompter, batch, task, settings, progress.step, seed)
             progress.step += 1
             if _update(model, optimizer, loss, settings):
@@ -226,11 +233,16 @@ def _is_kept(value: float | None, epoch: int, progress: Progress, settings: Trai
     return value is not None and value > progress.best_value
 
 
+def _prompt_lengths(rows: Sequence[Utterance], prompter: Prompter, task: Task) -> list[int]:
+    """Return the length of each utterance's longest prompt."""
+    return [max(prompter.tokens(name, each).length(0) for name in task.names) for each in rows]
+
+
 def _items(
     prompter: Prompter, batch: Sequence[Utterance], task: Task, changed: Augmented
 ) -> ItemBatch:
     """Ask every labelled question; whose text was dropped or spoiled is shown no transcript."""
-    rows, prompts, answers = [], [], []
+    rows, prompts, answers, permitted, weights = [], [], [], [], []
     spoiled = changed.dropped | changed.corrupted
     text_column = list(changed.streams).index(TEXT) if TEXT in changed.streams else None
     for row, utterance in enumerate(batch):
@@ -241,8 +253,18 @@ def _items(
                 continue
             rows.append(row)
             prompts.append(prompter.tokens(name, utterance, hide_text=hide))
-            answers.append(written_answer(prompter.question(name, utterance), truth))
-    return ItemBatch(torch.tensor(rows), prompts, answers)
+            question = prompter.question(name, utterance)
+            answers.append(written_answer(question, truth))
+            permitted.append(question.answers)
+            label = name == "classification"
+            weights.append(task.label_weights[str(truth)] if label and task.label_weights else 1.0)
+    return ItemBatch(
+        torch.tensor(rows),
+        prompts,
+        answers,
+        permitted,
+        torch.tensor(weights) if task.label_weights else None,
+    )
 
 
 def _auxiliary(batch: Sequence[Utterance], task: Task) -> AuxiliaryTargets:
