@@ -31,7 +31,7 @@ def publishing(path: Path) -> Iterator[Path]:
     stays as it was; an `OSError` names `path`, which people know, and not the temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
+    writer = f"{machine_name()}.{os.getpid()}.{secrets.token_hex(4)}"
     temporary = path.with_name(f"{path.name}.{writer}{_SUFFIX}")
     try:
         yield temporary
@@ -59,9 +59,9 @@ def publish_json(path: Path, value: Any) -> None:
 def remove_stale(folder: Path) -> int:
     """Remove temporary files whose writer, of this machine, is no longer alive; return how many."""
     removed = 0
-    for temporary in folder.glob(f"*.{_machine()}.*{_SUFFIX}"):
+    for temporary in folder.glob(f"*.{machine_name()}.*{_SUFFIX}"):
         pid = temporary.name.removesuffix(_SUFFIX).split(".")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdigit() and not is_alive(int(pid)):
             temporary.unlink(missing_ok=True)
             removed += 1
     return removed
@@ -76,7 +76,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _machine() -> str:
+def machine_name() -> str:
     """Return this machine's name without dots; the folder may be shared with other machines."""
     return re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "here"
 
@@ -89,7 +89,8 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine is there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -177,6 +177,14 @@ def verify_cache(cache: Path, datasets: list[str] | None, progress: Progress) ->
     return verdict
 
 
+def verify_feature_set(folder: Path) -> Verdict:
+    """Read everything of one feature set, and name every file of it that is damaged."""
+    verdict = Verdict()
+    splits = _verify_table(folder.parents[1] / TABLE_NAME, Verdict())  # its own damage is another's
+    _verify_set(folder, splits, verdict, lambda done: None)
+    return verdict
+
+
 def set_folders(dataset: Path) -> list[Path]:
     """Return the folders that hold a feature set, or what is left of one."""
     return [

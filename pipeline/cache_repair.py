@@ -23,10 +23,17 @@ from extract.features import (
     open_feature_set,
     write_quarantine,
 )
+from extract.locks import writing
 from extract.plan import Plan, begun_numbers
 from extract.shards import find_done, read_sidecar, shard_path, sidecar_path
 from extract.table import read_table, record_path, write_table
-from pipeline.cache_care import TABLE_NAME, Damage, dataset_folders, set_folders, verify_cache
+from pipeline.cache_care import (
+    TABLE_NAME,
+    dataset_folders,
+    set_folders,
+    verify_cache,
+    verify_feature_set,
+)
 from pipeline.corpus import build_table
 from pipeline.errors import PipelineError
 from pipeline.extraction import describe_planned, encode_planned
@@ -74,8 +81,7 @@ class Repaired:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        as_text = {name: [str(each) for each in value] for name, value in asdict(self).items()}
-        return dict(as_text)
+        return {name: [str(each) for each in value] for name, value in asdict(self).items()}
 
 
 def repair_cache(wanted: Wanted, cluster: Cluster, console: Console) -> Repaired:
@@ -94,46 +100,57 @@ def repair_cache(wanted: Wanted, cluster: Cluster, console: Console) -> Repaired
 def _repair_dataset(
     dataset: Path, wanted: Wanted, cluster: Cluster, console: Console, repaired: Repaired
 ) -> None:
-    damaged = _damaged(wanted, dataset.name, console)
+    damaged = verify_cache(wanted.cache, [dataset.name], console.progress).damaged
     if not damaged and not any(_shards_to_write(each, set()) for each in set_folders(dataset)):
         return
     table = dataset / TABLE_NAME
-    if at_fault := [each.file for each in damaged if each.file in (table, record_path(table))]:
+    at_fault = [each.file for each in damaged if each.file in (table, record_path(table))]
+    if at_fault:
         repaired.damaged += at_fault
         _mend(repaired, at_fault, table, partial(_write_table, dataset.name, table, wanted))
+    suspects = {each.file.parent for each in damaged}
     for folder in set_folders(dataset):
-        bad = {each.file for each in damaged if each.file.parent == folder}
-        description = folder / DESCRIPTION_NAME
-        if description in bad:
-            repaired.damaged.append(description)
-            _mend(repaired, [description], folder, partial(_describe, folder, wanted, console))
-            if description not in repaired.mended:
-                continue
-            # What a damaged description hid comes to light now.
-            bad = {
-                each.file
-                for each in _damaged(wanted, dataset.name, console)
-                if each.file.parent == folder
-            }
-        if shards := _shards_to_write(folder, bad):
-            files = {
-                each
-                for number in shards
-                for each in (shard_path(folder, number), sidecar_path(folder, number))
-                if each in bad or not each.exists()
-            }
-            repaired.damaged += sorted(files)
-            _mend(
-                repaired,
-                sorted(files),
-                folder,
-                partial(_write_shards, folder, shards, bad, wanted, cluster, console),
-            )
-    _mend_quarantines(dataset, wanted, console, repaired)
+        if at_fault or folder in suspects or _shards_to_write(folder, set()):
+            try:
+                with writing(folder) as taken_over:
+                    if taken_over is not None:
+                        console.note(taken_over)
+                    _repair_set(folder, wanted, cluster, console, repaired)
+            except ExtractError as error:  # another process writes it
+                repaired.left.append(str(error))
 
 
-def _damaged(wanted: Wanted, dataset: str, console: Console) -> list[Damage]:
-    return verify_cache(wanted.cache, [dataset], console.progress).damaged
+def _repair_set(
+    folder: Path, wanted: Wanted, cluster: Cluster, console: Console, repaired: Repaired
+) -> None:
+    """Mend one feature set, its lock being held."""
+    bad = _bad(folder)
+    description = folder / DESCRIPTION_NAME
+    if description in bad:
+        repaired.damaged.append(description)
+        _mend(repaired, [description], folder, partial(_describe, folder, wanted, console))
+        if description not in repaired.mended:
+            return
+        bad = _bad(folder)  # what a damaged description hid comes to light now
+    if shards := _shards_to_write(folder, bad):
+        files = {
+            each
+            for number in shards
+            for each in (shard_path(folder, number), sidecar_path(folder, number))
+            if each in bad or not each.exists()
+        }
+        repaired.damaged += sorted(files)
+        write = partial(_write_shards, folder, shards, bad, wanted, cluster, console)
+        _mend(repaired, sorted(files), folder, write)
+        bad = _bad(folder)
+    if (quarantine := folder / QUARANTINE_NAME) in bad:
+        repaired.damaged.append(quarantine)
+        _mend(repaired, [quarantine], folder, partial(_write_quarantine, folder))
+
+
+def _bad(folder: Path) -> set[Path]:
+    """Return what is damaged in a feature set."""
+    return {each.file for each in verify_feature_set(folder).damaged}
 
 
 def _mend(
@@ -307,21 +324,15 @@ def _request(
     )
 
 
-def _mend_quarantines(dataset: Path, wanted: Wanted, console: Console, repaired: Repaired) -> None:
-    """Gather each quarantine that does not say what its sidecars do."""
-    at_fault = [
-        each.file
-        for each in _damaged(wanted, dataset.name, console)
-        if each.file.name == QUARANTINE_NAME
-    ]
-    for path in at_fault:
-        repaired.damaged.append(path)
-        table = read_table(dataset / TABLE_NAME)
-        splits = dict(zip(table["id"].tolist(), table["split"].tolist(), strict=True))
-        fingerprint = open_feature_set(path.parent).fingerprint
-        found = (find_done(path.parent, n, fingerprint) for n in begun_numbers(path.parent))
-        write_quarantine(
-            path.parent,
-            gather_quarantine((each for each in found if each is not None), splits),
-        )
-        repaired.mended.append(path)
+def _write_quarantine(folder: Path) -> None:
+    """Gather what the sidecars set aside.
+
+    Raises:
+        ExtractError: the table cannot be read.
+    """
+    table = read_table(folder.parents[1] / TABLE_NAME)
+    splits = dict(zip(table["id"].tolist(), table["split"].tolist(), strict=True))
+    fingerprint = open_feature_set(folder).fingerprint
+    found = (find_done(folder, number, fingerprint) for number in begun_numbers(folder))
+    sidecars = (each for each in found if each is not None)
+    write_quarantine(folder, gather_quarantine(sidecars, splits))

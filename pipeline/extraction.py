@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,6 +24,7 @@ from extract.features import (
     write_quarantine,
 )
 from extract.files import remove_stale
+from extract.locks import writing
 from extract.shards import find_done, shard_numbers
 from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
 from extract.table import Utterance, write_table
@@ -49,8 +51,17 @@ def extract_dataset(planned: DatasetPlan, cluster: Cluster, console: Console) ->
     """Write the table, encode what is planned, and sum up what the cache then holds.
 
     Raises:
-        ExtractError: the workers do not start, or an error that every shard would meet.
+        ExtractError: another process writes these features, the workers do not start, or an error
+            that every shard would meet.
     """
+    with ExitStack() as locks:
+        for one in planned.modalities:
+            if (taken_over := locks.enter_context(writing(one.folder))) is not None:
+                console.note(taken_over)
+        return _extract_locked(planned, cluster, console)
+
+
+def _extract_locked(planned: DatasetPlan, cluster: Cluster, console: Console) -> Summary:
     began = time.monotonic()
     request, name = planned.request, planned.entry.name
     write_table(planned.corpus.table, request.cache / name / "utterances.parquet")

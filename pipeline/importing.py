@@ -68,7 +68,7 @@ def listed_rows(table: pd.DataFrame) -> list[Listed]:
 def remarks(one: Imported) -> list[str]:
     """Return what a user should know of how a file fitted the table, one line each."""
     stored, joined = one.stored, one.joined
-    lines = []
+    lines = [stored.lock_taken_over] if stored.lock_taken_over else []
     if joined.by_order:
         lines.append(
             "WARNING: the files have no ids; joined with the table by order, "

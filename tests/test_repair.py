@@ -1,6 +1,7 @@
 """`egmf-cache repair`: the bytes as they were, and nothing else touched."""
 
 import json
+import os
 import pickle
 import random
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from extract.engine import Cluster
+from extract.errors import ExtractError
+from extract.locks import writing
 from extract.sealed import publish_sealed, read_sealed
 from pipeline import extraction_plan
 from pipeline.cache_repair import Repaired, Wanted, repair_cache
@@ -123,6 +126,18 @@ def test_every_file_of_a_set_at_once(place: tuple[Path, Cluster], cache: Path) -
         name: content for name, (content, _) in before.items()
     }
     assert repair(place, cache) == Repaired()
+
+
+def test_two_writers_are_kept_apart(place: tuple[Path, Cluster], cache: Path) -> None:
+    [audio] = (cache / "mine" / "audio").iterdir()
+    flip(audio / "00001.h5", random.Random(0))
+    request = Request("mine", cache, place[0], place[0] / "mine.yaml", "tiny")
+    with writing(audio):
+        [line] = repair(place, cache).left
+        assert f"{audio}: process {os.getpid()} on " in line
+        with pytest.raises(ExtractError, match="is writing these features; wait for it"):
+            extract_dataset(plan_dataset(request, CONSOLE), place[1], CONSOLE)
+    assert repair(place, cache).mended == [audio / "00001.h5"]
 
 
 def test_features_of_another_model_are_not_mixed_in(

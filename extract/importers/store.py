@@ -31,6 +31,7 @@ from extract.features import (
     write_quarantine,
 )
 from extract.files import remove_stale
+from extract.locks import writing
 from extract.plan import Row, ShardPlan, make_plan
 from extract.shards import (
     Features,
@@ -108,6 +109,7 @@ class Stored:
         shards_written: Shards that this import wrote.
         shards_kept: Shards that were done before.
         utterances_written: Rows of the table in the shards that this import wrote.
+        lock_taken_over: A sentence about the dead process whose lock stood in the way.
     """
 
     modality: str
@@ -125,6 +127,7 @@ class Stored:
     shards_written: int = 0
     shards_kept: int = 0
     utterances_written: int = 0
+    lock_taken_over: str | None = None
 
 
 def store_features(
@@ -144,11 +147,27 @@ def store_features(
         advance: Counts utterances as done.
 
     Raises:
-        ExtractError: a value is too large, or the folder holds other features.
+        ExtractError: a value is too large, the folder holds other features, or another process is
+            writing them.
         OSError: the cache cannot be written.
     """
     fingerprint = fingerprint_of(source.ingredients)
     folder = feature_set_folder(cache, source.dataset, source.modality, source.slug, fingerprint)
+    with writing(folder) as taken_over:
+        stored = _store(folder, fingerprint, source, rows, read, advance)
+    stored.lock_taken_over = taken_over
+    return stored
+
+
+def _store(
+    folder: Path,
+    fingerprint: str,
+    source: Source,
+    rows: Sequence[Row],
+    read: Callable[[Row], NDArray[Any]],
+    advance: Advance,
+) -> Stored:
+    """Write what is missing, the lock being held."""
     _describe(folder, source, fingerprint)
     remove_stale(folder)
     width = source.longest * source.dim * source.dtype.itemsize
