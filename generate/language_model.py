@@ -8,33 +8,19 @@ the largest part of a step.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from generate.decoding import AnswerTree, answer_log_probabilities, build_tree, tree_attention
-from generate.errors import GenerateError, first_line
 from generate.prompts import Prompt
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """LoRA (arXiv 2106.09685) on every linear layer but the vocabulary projection."""
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -255,103 +241,3 @@ def _weighted_tokens(targets: Sequence[Sequence[int]], weights: Tensor | None) -
     """Return the number of target tokens, each counted by its item's weight."""
     factors = [1.0] * len(targets) if weights is None else weights.tolist()
     return sum(factor * len(ids) for factor, ids in zip(factors, targets, strict=True))
-
-
-def load_language_model(
-    source: str,
-    *,
-    lora: LoraSettings | None,
-    adapter: Path | None = None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> LanguageModel:
-    """Load a model from a directory or a hub id; freeze it and add LoRA.
-
-    Args:
-        source: directory or hub id of any `AutoModelForCausalLM` that needs no remote code.
-        lora: a fresh adapter's settings, or None for the frozen model alone.
-        adapter: a saved adapter to load instead of a fresh one.
-        device: where the model runs.
-        dtype: of the frozen weights; the adapter is kept in float32 by peft.
-
-    Raises:
-        GenerateError: there is no such model, or the hub cannot be reached.
-    """
-    # Loading bars of a library in the middle of our own are noise.
-    transformers_logging.disable_progress_bar()
-    _check_directory(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="sdpa"
-        )
-    except Exception as error:  # transformers, tokenizers and safetensors each raise their own
-        raise GenerateError(
-            f"cannot load a language model from {source}: {_reason(error)}; give a directory "
-            "written by save_pretrained, or a hub id that this machine has or can download"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise GenerateError(
-            f"the tokenizer of {source} has no end-of-text token, which answers need"
-        )
-    if not tokenizer.encode("a", add_special_tokens=False):
-        raise GenerateError(
-            f"the tokenizer of {source} knows no words: its files (tokenizer.json) are missing; "
-            "save the tokenizer beside the model"
-        )
-    model.requires_grad_(False)
-    with _peft_of_older_transformers():
-        if adapter is not None:
-            model = _with_adapter(model, adapter)
-        elif lora is not None:
-            model = get_peft_model(
-                model,
-                LoraConfig(
-                    r=lora.rank,
-                    lora_alpha=lora.alpha,
-                    lora_dropout=lora.dropout,
-                    target_modules="all-linear",
-                    task_type="CAUSAL_LM",
-                ),
-            )
-    return LanguageModel(model.to(device), tokenizer)
-
-
-def _check_directory(source: str) -> None:
-    """Refuse a path that is no model directory, which transformers would take for a hub id."""
-    folder = Path(source).expanduser()
-    remedy = "give a directory written by save_pretrained, or a hub id"
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise GenerateError(f"{source} is not a language model: it holds no config.json; {remedy}")
-    if not folder.exists() and (source.startswith((".", "~", "/")) or source.count("/") > 1):
-        raise GenerateError(f"{source} is not a language model: no such directory; {remedy}")
-
-
-def _with_adapter(model: Any, folder: Path) -> Any:
-    """Load a saved adapter onto the model.
-
-    Raises:
-        GenerateError: its files are damaged or fit another model.
-    """
-    try:
-        return PeftModel.from_pretrained(model, str(folder))
-    except Exception as error:  # peft, safetensors and torch each raise their own
-        raise GenerateError(
-            f"{folder}: the adapter cannot be loaded: {_reason(error)}; train the run again "
-            "with --fresh"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return why a model cannot be loaded, in few words."""
-    if "ignore_mismatched_sizes" in str(error):
-        return "its weights have other shapes than its config.json says"
-    return first_line(error)
-
-
-@contextmanager
-def _peft_of_older_transformers() -> Iterator[None]:
-    """Hide that peft still calls a method which transformers has renamed: no user can mend it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        yield

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from fuse.fusion import EXPERTS
 from pipeline.errors import PipelineError
 from pipeline.folds import run_folds
+from pipeline.model import open_backbone
 from pipeline.one_run import train_and_score
-from pipeline.request import Console, Request, StepProgress
+from pipeline.request import Bench, Request, StepProgress
 from pipeline.runs import RunFolder, prepare, run_folder
 from pipeline.sources import Corpus, default_experiment, open_corpus
 
@@ -28,7 +30,8 @@ def run_experiment(
         raise PipelineError(
             f"--ablate {', '.join(EXPERTS)}: at least one expert must stay; name fewer of them"
         )
-    console = Console(progress, say)
+    backbone = cache(lambda: open_backbone(request.llm.source, request.device))
+    bench = Bench(backbone, progress, say)
     corpus = open_corpus(request.source, _needed_splits(request), say)
     if any(request.context) and not _has_turns(corpus):
         raise PipelineError(
@@ -48,9 +51,9 @@ def run_experiment(
             say(f"{folder.path}: finished already; --fresh trains it again")
             continue
         if request.folds is None:
-            train_and_score(request, corpus, config, folder, console)
+            train_and_score(request, corpus, config, folder, bench)
         else:
-            run_folds(request, corpus, request.folds, config, folder, console)
+            run_folds(request, corpus, request.folds, config, folder, bench)
     return folders
 
 

@@ -22,7 +22,7 @@ from pipeline.manifest import nearest
 from pipeline.one_run import task_of, train_and_score
 from pipeline.probes import collapse_alarms
 from pipeline.report.load import read_predictions
-from pipeline.request import Console, Request
+from pipeline.request import Bench, Request
 from pipeline.results import baselines, best_possible, describe
 from pipeline.runs import RunFolder, environment, jsonable, prepare
 from pipeline.sources import Corpus
@@ -92,7 +92,7 @@ def run_folds(
     column: str,
     config: Mapping[str, Any],
     folder: RunFolder,
-    console: Console,
+    bench: Bench,
 ) -> None:
     """Train and score every fold that is not finished, then pool them into one result."""
     folds = make_folds(corpus, column, validate=request.settings.select == "best")
@@ -103,12 +103,12 @@ def run_folds(
         own = {**config, "fold": {"number": fold.number, "test": fold.test, "valid": fold.valid}}
         # Whether unfinished folds may go on was asked of the whole.
         if prepare(place, own, resume=True, fresh=False):
-            console.say(f"{place.path}: {column} {fold.test} is the test split")
-            train_and_score(request, fold.corpus, own, place, console)
+            bench.say(f"{place.path}: {column} {fold.test} is the test split")
+            train_and_score(request, fold.corpus, own, place, bench)
     result = _pool(request, corpus, config, folder, folds, places)
     publish_json(folder.result, jsonable(result))
     for alarm in result["alarms"]:
-        console.say(f"ALARM: {folder.path}: {alarm}")
+        bench.say(f"ALARM: {folder.path}: {alarm}")
 
 
 def _split(

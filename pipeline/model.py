@@ -19,13 +19,9 @@ from torch import Tensor, nn
 from fuse.fusion import EXPERTS, Fused, Fusion, FusionConfig
 from fuse.gates import LEVELS, balance_loss, reliability_loss
 from fuse.streams import Stream, Turns
+from generate.backbone import Backbone, LoraSettings, load_backbone
 from generate.errors import first_line
-from generate.language_model import (
-    LanguageModel,
-    LoraSettings,
-    PromptTokens,
-    load_language_model,
-)
+from generate.language_model import LanguageModel, PromptTokens
 from pipeline.errors import PipelineError
 from pipeline.settings import TrainSettings
 
@@ -128,37 +124,37 @@ class Egmf(nn.Module):
         }
 
 
+def open_backbone(llm: str, device: torch.device) -> Backbone:
+    """Load a language model, a directory or hub id, in the precision that suits the device.
+
+    Raises:
+        GenerateError: it cannot be loaded.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return load_backbone(llm, device=device, dtype=dtype)
+
+
 def build_model(
-    llm: str,
+    backbone: Backbone,
     inputs: Mapping[str, int],
     targets: int,
     settings: TrainSettings,
     *,
     ablate: Sequence[str],
     reach: int,
-    device: torch.device,
 ) -> Egmf:
-    """Build a fresh model.
+    """Build a fresh model; one that had the backbone before is of no use any more.
 
     Args:
-        llm: directory or hub id of the language model.
+        backbone: the frozen language model.
         inputs: feature dimension of each modality, in order.
         targets: outputs of the auxiliary head.
         settings: of the run.
         ablate: parts to leave out; see `pipeline.settings.ABLATIONS`.
         reach: largest distance of a context turn, 0 for none.
-        device: where it runs.
-
-    Raises:
-        GenerateError: the language model cannot be loaded.
     """
     lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
-    language = load_language_model(
-        llm,
-        lora=None if "lora" in ablate else lora,
-        device=device,
-        dtype=_compute_dtype(device),
-    )
+    language = backbone.adapt(None if "lora" in ablate else lora)
     config = FusionConfig(
         inputs=dict(inputs),
         embedding_dim=language.embedding_dim,
@@ -176,15 +172,15 @@ def build_model(
         targets=targets if settings.auxiliary_weight else 0,
         reach=reach,
     )
-    return Egmf(Fusion(config).to(device), language)
+    return Egmf(Fusion(config).to(backbone.device), language)
 
 
-def load_model(folder: Path, llm: str, device: torch.device) -> Egmf:
+def load_model(folder: Path, backbone: Backbone) -> Egmf:
     """Load what `Egmf.save` wrote, for prediction.
 
     Raises:
         PipelineError: the fusion's files are missing or damaged.
-        GenerateError: the language model or the adapter cannot be loaded.
+        GenerateError: the adapter cannot be loaded.
     """
     try:
         fields = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
@@ -197,18 +193,11 @@ def load_model(folder: Path, llm: str, device: torch.device) -> Egmf:
             "with --fresh"
         ) from error
     adapter = folder if (folder / "adapter_config.json").is_file() else None
-    language = load_language_model(
-        llm, lora=None, adapter=adapter, device=device, dtype=_compute_dtype(device)
-    )
-    return Egmf(fusion.to(device), language).eval()
+    return Egmf(fusion.to(backbone.device), backbone.adapt(None, adapter)).eval()
 
 
 def _to_device(streams: Mapping[str, Stream], device: torch.device) -> dict[str, Stream]:
     return {n: Stream(s.value.to(device), s.mask.to(device)) for n, s in streams.items()}
-
-
-def _compute_dtype(device: torch.device) -> torch.dtype:
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _auxiliary_loss(outputs: Tensor, targets: AuxiliaryTargets) -> Tensor:

@@ -19,7 +19,7 @@ from pipeline.inputs import Inputs
 from pipeline.items import Utterance, questions_of
 from pipeline.judging import judge_run, prompter_of
 from pipeline.model import build_model, load_model
-from pipeline.request import Console, Request
+from pipeline.request import Bench, Request
 from pipeline.results import describe
 from pipeline.runs import RunFolder, environment, jsonable
 from pipeline.sampler import steps_of
@@ -32,7 +32,7 @@ def train_and_score(
     corpus: Corpus,
     config: Mapping[str, Any],
     folder: RunFolder,
-    console: Console,
+    bench: Bench,
 ) -> None:
     """Train and score one run in its prepared folder; goes on where a checkpoint lies.
 
@@ -45,15 +45,15 @@ def train_and_score(
     features = Features(corpus.sets, settings.pool)
     features.fit([each.id for each in corpus.utterances["train"]])
     task = task_of(corpus, settings.class_weights == "balanced")
+    backbone = bench.backbone()
     torch.manual_seed(config["seed"])
     model = build_model(
-        request.llm.source,
+        backbone,
         features.dims,
         len(task.labels) + 1,
         settings,
         ablate=request.ablate,
         reach=max(request.context),
-        device=request.device,
     )
     every = [each for rows in corpus.utterances.values() for each in rows]
     inputs = Inputs(features, find_context(every, *request.context))
@@ -63,14 +63,14 @@ def train_and_score(
         "total": sum(p.numel() for p in model.parameters()),
     }
     loaded = time.monotonic()
-    console.say(
+    bench.say(
         f"{folder.path}: {parameters['trainable']:,} of {parameters['total']:,} parameters train, "
         f"on {len(corpus.utterances['train']):,} utterances of {', '.join(corpus.sets)}"
     )
     write_scaling(features.scaling, folder.scaling)
     publish_json(folder.features, {m: each.description() for m, each in corpus.sets.items()})
     steps = steps_of(len(corpus.utterances["train"]), settings.batch_size) * settings.epochs
-    with console.progress("training", steps) as advance:
+    with bench.progress("training", steps) as advance:
         done = train(
             model,
             inputs,
@@ -81,10 +81,10 @@ def train_and_score(
             folder,
             config["seed"],
             advance=advance,
-            say=console.say,
+            say=bench.say,
         )
     trained = time.monotonic()
-    model = load_model(folder.best, request.llm.source, request.device)
+    model = load_model(folder.best, backbone)
     metrics = judge_run(model, inputs, corpus, task, settings, folder)
     result = {
         **describe(request.llm, corpus, config, task),
@@ -105,7 +105,7 @@ def train_and_score(
     }
     publish_json(folder.result, jsonable(result))
     for alarm in metrics.get("alarms", ()):
-        console.say(f"ALARM: {folder.path}: {alarm}")
+        bench.say(f"ALARM: {folder.path}: {alarm}")
 
 
 def task_of(corpus: Corpus, balanced: bool = False) -> Task:

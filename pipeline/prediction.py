@@ -35,7 +35,7 @@ from pipeline.features import Features, read_scaling
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Utterance, questions_of
 from pipeline.manifest import LANGUAGE_PER_ROW, DatasetEntry, load_manifest
-from pipeline.model import Egmf, load_model
+from pipeline.model import Egmf, load_model, open_backbone
 from pipeline.prompting import Prompter
 from pipeline.runs import RunFolder
 from pipeline.settings import TrainSettings
@@ -199,7 +199,7 @@ def open_run(
     where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return TrainedRun(
         entry=entry,
-        model=load_model(folder.best, config["llm"], where),
+        model=load_model(folder.best, open_backbone(config["llm"], where)),
         folder=folder,
         settings=TrainSettings(**config["settings"]),
         encoders={modality: info for modality, (info, _) in found.items()},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from generate.backbone import Backbone
 from pipeline.llm import Llm
 from pipeline.settings import TrainSettings
 from pipeline.sources import Source
@@ -39,8 +40,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Console:
-    """How a run talks to people: `progress` shows a bar of steps, `say` prints a line."""
+class Bench:
+    """What the runs of one experiment share.
 
+    `backbone` loads the language model when a run needs it, and once; `progress` shows a bar of
+    steps; `say` prints a line for people.
+    """
+
+    backbone: Callable[[], Backbone]
     progress: StepProgress
     say: Callable[[str], None]

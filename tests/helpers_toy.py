@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,9 @@ def write_toy_cache(cache: Path, text: str | None = None) -> None:
     write_table(table, cache / "toy" / "utterances.parquet")
     for modality in DIMS:
         write_feature_set(cache, modality, table["id"].tolist(), toy_features(table, modality))
+
+
+@contextmanager
+def no_progress(_: str, __: int) -> Iterator[Callable[[int], None]]:
+    """Show nothing."""
+    yield lambda count: None

@@ -9,7 +9,8 @@ import torch
 
 from fuse.fusion import Fusion, FusionConfig
 from fuse.streams import Stream, Turns
-from generate.language_model import LanguageModel, load_language_model
+from generate.backbone import load_language_model
+from generate.language_model import LanguageModel
 from pipeline.context import OTHER_SPEAKER, SAME_SPEAKER, Context, find_context
 from pipeline.items import Question, Utterance
 from pipeline.prompting import Prompter

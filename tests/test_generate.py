@@ -12,9 +12,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from generate.answers import number_answer, number_grid, parse_label, parse_number
+from generate.backbone import LoraSettings, load_language_model
 from generate.decoding import build_tree
 from generate.errors import GenerateError
-from generate.language_model import LanguageModel, LoraSettings, load_language_model
+from generate.language_model import LanguageModel
 from generate.prompts import Prompt, render
 from generate.tiny import make_tiny_llm
 

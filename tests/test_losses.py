@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from extract.table import read_table, write_table
-from generate.language_model import LanguageModel, LoraSettings, PromptTokens, load_language_model
+from generate.backbone import LoraSettings, load_language_model
+from generate.language_model import LanguageModel, PromptTokens
 from generate.prompts import Prompt
 from pipeline.items import Utterance
 from pipeline.one_run import task_of

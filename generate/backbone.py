@@ -1,0 +1,165 @@
+"""The frozen language model: loaded once, given one LoRA adapter after another."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from generate.errors import GenerateError, first_line
+from generate.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA (arXiv 2106.09685) on every linear layer but the vocabulary projection."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+
+
+class Backbone:
+    """A loaded causal language model and its tokenizer, frozen, for one adapter after another."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._bare = model.requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._adapted: PeftModel | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        found: torch.device = self._bare.device
+        return found
+
+    def adapt(self, lora: LoraSettings | None, adapter: Path | None = None) -> LanguageModel:
+        """Return the model with a fresh or a saved adapter; the one before loses its own.
+
+        A fresh adapter draws from the global random state and from nothing else, so that it is the
+        same in a new process and after another adapter.
+
+        Args:
+            lora: a fresh adapter's settings, or None for the frozen model alone.
+            adapter: a saved adapter to load instead of a fresh one.
+
+        Raises:
+            GenerateError: the saved adapter is damaged or fits another model.
+        """
+        if self._adapted is not None:
+            self._bare = self._adapted.unload()
+            # peft leaves this behind, and warns of a second adapter on a later one.
+            vars(self._bare).pop("peft_config", None)
+            self._adapted = None
+        model = self._bare
+        with _peft_of_older_transformers():
+            if adapter is not None:
+                model = self._adapted = _with_adapter(model, adapter)
+            elif lora is not None:
+                model = self._adapted = get_peft_model(
+                    model,
+                    LoraConfig(
+                        r=lora.rank,
+                        lora_alpha=lora.alpha,
+                        lora_dropout=lora.dropout,
+                        target_modules="all-linear",
+                        task_type="CAUSAL_LM",
+                    ),
+                )
+        return LanguageModel(model.to(self.device), self._tokenizer)
+
+
+def load_language_model(
+    source: str,
+    *,
+    lora: LoraSettings | None,
+    adapter: Path | None = None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LanguageModel:
+    """Load a model with one adapter; see `load_backbone` and `Backbone.adapt`."""
+    return load_backbone(source, device=device, dtype=dtype).adapt(lora, adapter)
+
+
+def load_backbone(source: str, *, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """Load a model from a directory or a hub id and freeze it.
+
+    Args:
+        source: directory or hub id of any `AutoModelForCausalLM` that needs no remote code.
+        device: where the model runs.
+        dtype: of the frozen weights; adapters are kept in float32 by peft.
+
+    Raises:
+        GenerateError: there is no such model, or the hub cannot be reached.
+    """
+    # Loading bars of a library in the middle of our own are noise.
+    transformers_logging.disable_progress_bar()
+    _check_directory(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation="sdpa"
+        )
+    except Exception as error:  # transformers, tokenizers and safetensors each raise their own
+        raise GenerateError(
+            f"cannot load a language model from {source}: {_reason(error)}; give a directory "
+            "written by save_pretrained, or a hub id that this machine has or can download"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise GenerateError(
+            f"the tokenizer of {source} has no end-of-text token, which answers need"
+        )
+    if not tokenizer.encode("a", add_special_tokens=False):
+        raise GenerateError(
+            f"the tokenizer of {source} knows no words: its files (tokenizer.json) are missing; "
+            "save the tokenizer beside the model"
+        )
+    return Backbone(model.to(device), tokenizer)
+
+
+def _check_directory(source: str) -> None:
+    """Refuse a path that is no model directory, which transformers would take for a hub id."""
+    folder = Path(source).expanduser()
+    remedy = "give a directory written by save_pretrained, or a hub id"
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise GenerateError(f"{source} is not a language model: it holds no config.json; {remedy}")
+    if not folder.exists() and (source.startswith((".", "~", "/")) or source.count("/") > 1):
+        raise GenerateError(f"{source} is not a language model: no such directory; {remedy}")
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """Load a saved adapter onto the model.
+
+    Raises:
+        GenerateError: its files are damaged or fit another model.
+    """
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # peft, safetensors and torch each raise their own
+        raise GenerateError(
+            f"{folder}: the adapter cannot be loaded: {_reason(error)}; train the run again "
+            "with --fresh"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a model cannot be loaded, in few words."""
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights have other shapes than its config.json says"
+    return first_line(error)
+
+
+@contextmanager
+def _peft_of_older_transformers() -> Iterator[None]:
+    """Hide that peft still calls a method which transformers has renamed: no user can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
