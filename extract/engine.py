@@ -3,7 +3,8 @@
 A task is one shard of one modality; a worker is one process with one task at a time and keeps its
 encoders loaded. No more tasks are submitted than workers can hold, so a failure is seen when it
 happens. dask blames every task that a lost worker held, not just the one that killed it: those
-shards are tried again at the end, one at a time, so that only a culprit fails twice.
+shards are tried again at the end, one at a time and with clips decoded in a child process, so that
+a clip that kills or holds up its decoder is found and costs itself alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +217,8 @@ def run_jobs(
 
     try:
         failed = _run(client, jobs, max(1, workers) * _TASKS_A_WORKER, done)
-        failed = _run(client, [job for job, _ in failed], 1, done)
+        again = [replace(job, isolated=True) for job, _ in failed]
+        failed = _run(client, again, 1, done)
     finally:
         client.unsubscribe_topic(_TOPIC)
     return [f"{job.name()} could not be written: {cause}" for job, cause in failed]
@@ -253,16 +256,14 @@ def _cause(error: BaseException, job: Job) -> str:
     if type(error).__name__ == "KilledWorker":
         first, last = job.shard.rows[0].id, job.shard.rows[-1].id
         return (
-            f"its worker process was killed while it held utterances {first} to {last} (out of "
-            "memory, or a crash in a decoder); try --workers 1"
+            f"its worker process was killed twice while it held utterances {first} to {last} (out "
+            "of memory, or a crash in an encoder); try --workers 1"
         )
     return f"{type(error).__name__}: {error}"
 
 
 def _task(job: Job) -> ShardReport:
     """Run one job in a worker, on the worker's own device."""
-    from dataclasses import replace
-
     from distributed import get_worker
 
     worker = get_worker()

@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.decoding import CLIP_SECONDS, ChildDecoder, Clip, decode, watched
 from extract.encoders.base import Encoder, EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.registry import load_encoder
 from extract.errors import ExtractError
-from extract.media import MediaError, read_audio, read_frames
+from extract.media import MediaError
 from extract.plan import Row, ShardPlan
 from extract.shards import (
     Features,
@@ -46,7 +47,20 @@ _AHEAD = 4  # utterances prepared ahead of the encoder, for each thread
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a worker needs for one shard."""
+    """Everything a worker needs for one shard.
+
+    Attributes:
+        identity: What the shard belongs to.
+        folder: Of its feature set.
+        shard: Its rows.
+        info: The encoder.
+        settings: Of the extraction.
+        device: Where the encoder runs.
+        threads: How many read ahead.
+        clip_seconds: How long decoding a clip may take before it costs this process its life;
+            None is for ever, for a process that is more than a worker.
+        isolated: Decode in a child process, so that a clip that kills its decoder is found.
+    """
 
     identity: Identity
     folder: Path
@@ -55,6 +69,8 @@ class Job:
     settings: Settings
     device: str
     threads: int
+    clip_seconds: float | None = None
+    isolated: bool = False
 
     def name(self) -> str:
         """Return how messages call this shard."""
@@ -208,11 +224,15 @@ def _prepare_ahead(
     rows: Sequence[Row], encoder: Encoder, job: Job, clock: _Clock
 ) -> Iterator[tuple[Row, Prepared | MediaError]]:
     """Yield the rows in order, prepared by threads a bounded number ahead."""
+    child = ChildDecoder(job.clip_seconds or CLIP_SECONDS) if job.isolated else None
+    decoder = child.decode if child else decode
+    threads = 1 if child else job.threads
+    patience = None if child else job.clip_seconds  # a child has a watchdog of its own
 
     def prepare(row: Row) -> Prepared | MediaError:
         try:
             with clock.phase("decode"):
-                medium = _read(row, job)
+                medium = _read(row, job, decoder)
         except MediaError as error:
             return error
         with clock.phase("preprocess"):
@@ -220,36 +240,33 @@ def _prepare_ahead(
 
     waiting: deque[tuple[Row, Future[Prepared | MediaError]]] = deque()
     upcoming = iter(rows)
-    with ThreadPoolExecutor(job.threads, "prepare") as pool:
+    with ThreadPoolExecutor(threads, "prepare") as pool:
         try:
             while True:
-                while len(waiting) < job.threads * _AHEAD and (row := next(upcoming, None)):
+                while len(waiting) < threads * _AHEAD and (row := next(upcoming, None)):
                     waiting.append((row, pool.submit(prepare, row)))
                 if not waiting:
                     return
                 row, future = waiting.popleft()
-                with clock.phase("wait"):
+                # The first in the queue is being prepared, so all of its wait is its own.
+                with clock.phase("wait"), watched(None if future.done() else patience):
                     prepared = future.result()
                 yield row, prepared
         finally:
             for _, future in waiting:
                 future.cancel()
+            if child:
+                child.close()
 
 
-def _read(row: Row, job: Job) -> object:
+def _read(row: Row, job: Job, decoder: Callable[[Clip], object]) -> object:
     if job.info.medium == "text":
         return row.text
     assert row.path is not None  # rows without a file are never read
-    limit = job.settings.max_seconds
-    try:
-        if job.info.medium == "audio":
-            return read_audio(row.path, row.start, row.end, max_seconds=limit)
-        fps = job.settings.fps
-        return read_frames(row.path, row.start, row.end, fps=fps, max_seconds=limit)
-    except (MediaError, MemoryError):
-        raise
-    except Exception as error:  # one odd file must not cost the shard its other rows
-        raise MediaError(f"{type(error).__name__}: {error}", "decode") from error
+    settings = job.settings
+    return decoder(
+        Clip(job.info.medium, row.path, row.start, row.end, settings.max_seconds, settings.fps)
+    )
 
 
 class _Batches:

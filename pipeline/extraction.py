@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from extract.decoding import CLIP_SECONDS
 from extract.encoders.base import Settings
 from extract.engine import Cluster, run_jobs
 from extract.features import (
@@ -70,7 +71,9 @@ def _extract_locked(planned: DatasetPlan, cluster: Cluster, console: Console) ->
             shutil.rmtree(one.folder)
         describe_planned(one)
         remove_stale(one.folder)
-    effort = encode_planned(name, planned.modalities, planned.settings, cluster, console)
+    effort = encode_planned(
+        name, planned.modalities, planned.settings, cluster, console, request.clip_seconds
+    )
     summary = Summary(
         dataset=name,
         utterances=len(planned.utterances),
@@ -109,6 +112,7 @@ def encode_planned(
     settings: Settings,
     cluster: Cluster,
     console: Console,
+    clip_seconds: float = CLIP_SECONDS,
 ) -> Effort:
     """Encode the shards that are planned; no worker starts where there are none.
 
@@ -122,18 +126,27 @@ def encode_planned(
         return effort
     client = cluster.start(sum(len(one.plan.todo) for one in modalities))
     effort.seconds_starting = time.monotonic() - began
-    jobs = [
-        job for one in modalities for job in _jobs(one, settings, cluster.device, cluster.threads)
-    ]
+    jobs = [job for one in modalities for job in _jobs(one, settings, cluster, clip_seconds)]
     with console.progress(f"{title}: extracting", total, "items") as advance:
         effort.failures = run_jobs(client, jobs, on_rows=advance, on_shard=effort.reports.append)
     return effort
 
 
-def _jobs(one: ModalityPlan, settings: Settings, device: str, threads: int) -> list[Job]:
+def _jobs(
+    one: ModalityPlan, settings: Settings, cluster: Cluster, clip_seconds: float
+) -> list[Job]:
     folder = one.folder.absolute()  # a worker of a remote scheduler runs in a folder of its own
     return [
-        Job(one.identity, folder, shard, one.info, settings, device, threads)
+        Job(
+            identity=one.identity,
+            folder=folder,
+            shard=shard,
+            info=one.info,
+            settings=settings,
+            device=cluster.device,
+            threads=cluster.threads,
+            clip_seconds=clip_seconds,
+        )
         for shard in one.plan.todo
     ]
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from extract.decoding import CLIP_SECONDS
 from extract.encoders.base import EncoderInfo, Settings
 from extract.encoders.registry import MODALITIES, resolve_encoder
 from extract.encoders.weights import Memo, find_model_folder
@@ -51,6 +52,7 @@ class Request:
         allow_symlinks: Follow links out of the data root.
         hash_media: Tell media files apart by contents.
         retry_quarantined: Try again what was set aside although its file is there.
+        clip_seconds: How long decoding a clip may take before it is set aside.
     """
 
     dataset: str
@@ -68,6 +70,7 @@ class Request:
     allow_symlinks: bool = False
     hash_media: bool = False
     retry_quarantined: bool = False
+    clip_seconds: float = CLIP_SECONDS
 
     def preset_for(self, entry: DatasetEntry) -> str:
         """Return the preset to use for a dataset."""

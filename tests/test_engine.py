@@ -4,19 +4,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from extract import engine, files, worker
+from extract import decoding, engine, files, worker
 from extract.engine import Cluster, find_device, run_jobs
 from extract.errors import ExtractError
 from extract.files import remove_stale
 from extract.shards import Shard, read_sidecar, shard_numbers, shard_path, sidecar_path
 from extract.worker import Job, ShardReport, encode_shard
 from tests.helpers_extract import audio_folder, audio_jobs, list_corpus, make_model, write_corpus
+from tests.poison import poison
 
 COUNT = 42  # utterances: eleven shards
 
@@ -114,39 +116,72 @@ def test_a_worker_that_is_killed_costs_nothing(
     assert shard_bytes(folder) == shard_bytes(undisturbed[0])
 
 
-def crash_on(name: str) -> None:
-    """Let this worker process die where it reads a file of that name."""
-    read = worker.read_audio
-
-    def read_or_die(path: Path, *args, **options):
-        if path.name == name:
-            os._exit(11)
-        return read(path, *args, **options)
-
-    worker.read_audio = read_or_die
-
-
-def test_a_shard_that_kills_its_worker_twice_is_named_and_the_rest_goes_on(
-    place: Path, cluster: Cluster
-) -> None:
+def register(client: object, setup: Callable[[], None]) -> None:
+    """Run `setup` in every worker, also in those that are started later."""
     from distributed import WorkerPlugin
 
-    class Crash(WorkerPlugin):
-        name = "crash"
+    class Poison(WorkerPlugin):
+        name = "poison"
 
         def setup(self, worker: object) -> None:
-            crash_on("009.wav")
+            setup()
 
-    cache = place / "dies-always"
-    todo = jobs(place, cache)[:5]
-    client = cluster.start(len(todo))
-    client.register_plugin(Crash())
-    failures = run_jobs(client, todo, on_rows=lambda _: None, on_shard=lambda _: None)
-    assert len(failures) == 1
-    assert "audio shard 00002 could not be written" in failures[0]
-    assert "held utterances u8 to u11" in failures[0]
-    folder, _ = audio_folder(cache, place / "whisper" / "whisper.pt")
-    assert shard_numbers(folder) == [0, 1, 3, 4]
+    client.register_plugin(Poison())  # type: ignore[attr-defined]
+
+
+def poison_decoders() -> None:
+    poison()
+    decoding._CHILD = "tests.poison"
+
+
+def kill_where_media_are_prepared() -> None:
+    def die(*_: object) -> None:
+        os._exit(11)
+
+    worker._Batches.finish = die  # type: ignore[method-assign]
+
+
+def test_clips_that_kill_or_hold_up_their_decoder_are_set_aside(
+    undisturbed: tuple, place: Path, tmp_path: Path
+) -> None:
+    model = place / "whisper" / "whisper.pt"
+    todo = [replace(job, clip_seconds=2.0) for job in jobs(place, tmp_path / "cache")[:5]]
+    with Cluster("cpu", 2, None) as cluster:
+        client = cluster.start(len(todo))
+        register(client, poison_decoders)
+        assert run_jobs(client, todo, on_rows=lambda _: None, on_shard=lambda _: None) == []
+    folder, _ = audio_folder(tmp_path / "cache", model)
+    set_aside = [
+        (one.id, one.stage, one.reason)
+        for number in shard_numbers(folder)
+        for one in read_sidecar(sidecar_path(folder, number)).quarantined
+    ]
+    assert set_aside == [
+        ("u2", "open", "empty file"),
+        ("u4", "open", "no such file"),
+        ("u9", "decode", "its decoder crashed (SIGSEGV)"),
+        ("u14", "decode", "its decoder was not done after 2 s"),
+    ]
+    found, expected = shard_bytes(folder), shard_bytes(undisturbed[0])
+    assert [name for name in found if found[name] != expected[name]] == ["00002.h5", "00003.h5"]
+    for number, row in ((2, 0), (3, 1)):  # the poisoned clips' neighbours are as they were
+        fingerprint = read_sidecar(sidecar_path(folder, number)).fingerprint
+        with (
+            Shard(shard_path(folder, number), fingerprint) as ours,
+            Shard(shard_path(undisturbed[0], number), fingerprint) as theirs,
+        ):
+            np.testing.assert_array_equal(ours.read(row).value, theirs.read(row).value)
+            assert len(ours.read(row).value) > 0
+
+
+def test_a_shard_that_kills_its_worker_twice_is_named(place: Path, tmp_path: Path) -> None:
+    todo = jobs(place, tmp_path / "cache")[2:3]
+    with Cluster("cpu", 1, None) as cluster:
+        client = cluster.start(len(todo))
+        register(client, kill_where_media_are_prepared)
+        [failure] = run_jobs(client, todo, on_rows=lambda _: None, on_shard=lambda _: None)
+    assert "audio shard 00002 could not be written" in failure
+    assert "held utterances u8 to u11" in failure
 
 
 def start(place: Path, cache: Path) -> subprocess.Popen[bytes]:

@@ -155,6 +155,12 @@ def extract(
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what was set aside.")
     ] = False,
+    clip_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.1, help="How long decoding a clip may take; one that takes longer is set aside."
+        ),
+    ] = 30.0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 3 if anything was set aside.")
     ] = False,
@@ -190,6 +196,7 @@ def extract(
             allow_symlinks=allow_symlinks,
             hash_media=hash_media,
             retry_quarantined=retry_quarantined,
+            clip_seconds=clip_seconds,
         )
         for name in dataset or ["demo"]
     ]
