@@ -13,7 +13,7 @@ from pipeline.model import open_backbone
 from pipeline.one_run import train_and_score
 from pipeline.request import Bench, Request, StepProgress
 from pipeline.runs import RunFolder, prepare, run_folder
-from pipeline.sources import Corpus, default_experiment, open_corpus
+from pipeline.sources import Corpus, default_experiment, open_corpus, train_on
 
 __all__ = ["Request", "run_experiment"]
 
@@ -33,13 +33,15 @@ def run_experiment(
     backbone = cache(lambda: open_backbone(request.llm.source, request.device))
     bench = Bench(backbone, progress, say)
     corpus = open_corpus(request.source, _needed_splits(request), say)
+    if request.languages and request.folds is None:
+        train_on(corpus, request.languages)  # a slip is found before a folder is made
     if any(request.context) and not _has_turns(corpus):
         raise PipelineError(
             f"--context: no utterance of {corpus.entry.name!r} has a group and an order, so none "
             "has neighbouring turns; leave it out, or give both columns in the table"
         )
     experiment = request.experiment or default_experiment(
-        corpus.sets, request.ablate, request.context, request.folds
+        corpus.sets, request.ablate, request.context, request.folds, request.languages
     )
     folders = []
     for seed in request.seeds:
@@ -86,4 +88,5 @@ def _config(request: Request, corpus: Corpus, experiment: str, seed: int) -> dic
         "context_after": request.context[1],
         "settings": request.settings.model_dump(mode="json"),
         **({} if request.folds is None else {"folds": request.folds}),
+        **({"languages": list(request.languages)} if request.languages else {}),
     }

@@ -23,7 +23,7 @@ from pipeline.request import Bench, Request
 from pipeline.results import describe
 from pipeline.runs import RunFolder, environment, jsonable
 from pipeline.sampler import steps_of
-from pipeline.sources import Corpus, require_extracted
+from pipeline.sources import Corpus, require_extracted, train_on
 from pipeline.training import Task, train
 
 
@@ -42,6 +42,7 @@ def train_and_score(
     started = time.monotonic()
     settings = request.settings
     require_extracted(corpus)
+    release, corpus = corpus, train_on(corpus, request.languages) if request.languages else corpus
     features = Features(corpus.sets, settings.pool)
     features.fit([each.id for each in corpus.utterances["train"]])
     task = task_of(corpus, settings.class_weights == "balanced")
@@ -87,7 +88,7 @@ def train_and_score(
     model = load_model(folder.best, backbone)
     metrics = judge_run(model, inputs, corpus, task, settings, folder)
     result = {
-        **describe(request.llm, corpus, config, task),
+        **describe(request.llm, release, config, task),
         **metrics,
         "parameters": parameters,
         "best_epoch": done.best_epoch,

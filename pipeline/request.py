@@ -22,7 +22,8 @@ class Request:
     """What the user asked for.
 
     `experiment` None names it after its modalities; `context` counts the turns before and after;
-    `folds` names a column whose values are the test split in turn.
+    `folds` names a column whose values are the test split in turn; `languages` are those that are
+    trained on (none named: all).
     """
 
     source: Source
@@ -37,6 +38,7 @@ class Request:
     resume: bool
     fresh: bool
     folds: str | None = None
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def describe(llm: Llm, corpus: Corpus, config: Mapping[str, Any], task: Task) ->
         "protocol": entry.protocol,
         "modalities": list(sets),
         "select": config["settings"]["select"],
+        "train_languages": config.get("languages", []),
         "fusion": config["fusion"],
         "ablate": config["ablate"],
         "context": config["context"],

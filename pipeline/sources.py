@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from extract.features import FeatureSet, list_feature_sets
@@ -62,6 +62,27 @@ def open_corpus(source: Source, needed: Iterable[str], say: Callable[[str], None
             )
     sets = choose_feature_sets(source, say)
     return Corpus(entry, utterances, sha256_of(path), sets)
+
+
+def train_on(corpus: Corpus, languages: Sequence[str]) -> Corpus:
+    """Leave only utterances of these languages in the training and validation splits.
+
+    The test split keeps all of its languages, so that what carries over to the others is seen.
+
+    Raises:
+        PipelineError: a split has none of a language.
+    """
+    kept = dict(corpus.utterances)
+    for split in ("train", "valid"):
+        known = sorted({each.language for each in corpus.utterances[split]})
+        missing = [each for each in languages if known and each not in known]
+        if missing:
+            raise PipelineError(
+                f"--languages {missing[0]}: the split {split!r} of {corpus.entry.name!r} has no "
+                f"such utterance; there are: {', '.join(known)}"
+            )
+        kept[split] = [each for each in corpus.utterances[split] if each.language in languages]
+    return replace(corpus, utterances=kept)
 
 
 def cached_table(cache: Path, dataset: str) -> Path:
@@ -138,13 +159,16 @@ def default_experiment(
     ablate: Sequence[str],
     context: tuple[int, int],
     folds: str | None = None,
+    languages: Sequence[str] = (),
 ) -> str:
-    """Name an experiment after its modalities, context, what it leaves out, and its folds."""
+    """Name an experiment after what it reads, what it leaves out, its folds and languages."""
     full = set(sets) >= set(MODALITY_ORDER)
     name = "egmf" if full else f"egmf-{'+'.join(sets)}"
     if any(context):
         name += f"-context-{context[0]}-{context[1]}"
     name += "".join(f"-no-{part}" for part in ablate)
+    if languages:
+        name += f"-trained-on-{'+'.join(languages)}"
     return name if folds is None else f"{name}-folds-{folds}"
 
 

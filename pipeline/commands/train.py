@@ -113,6 +113,12 @@ def train(
             "split once."
         ),
     ] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated, such as en: train on these alone; the test split keeps all."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, as key=value; a wrong key lists them all."),
@@ -182,6 +188,7 @@ def train(
             resume=resume,
             fresh=fresh,
             folds=folds,
+            languages=tuple(each.strip() for each in (languages or "").split(",") if each.strip()),
         )
         finished += run_experiment(
             request,
