@@ -168,6 +168,11 @@ def prediction_table(
     return pd.DataFrame(rows)
 
 
+def decision_without_writing(decision: str) -> str:
+    """Return how to decide where free writing is not worth its time."""
+    return "argmax" if decision == "argmax" else "expectation"
+
+
 def read_answer(question: Question, written: str) -> str | float | None:
     """Read a freely written answer; None where it is no permitted one."""
     if question.task == "regression":

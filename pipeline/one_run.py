@@ -25,6 +25,7 @@ from pipeline.runs import RunFolder, environment, jsonable
 from pipeline.sampler import steps_of
 from pipeline.sources import Corpus, require_extracted, train_on
 from pipeline.training import Task, train
+from pipeline.transfer import judge_transfer
 
 
 def train_and_score(
@@ -87,9 +88,15 @@ def train_and_score(
     trained = time.monotonic()
     model = load_model(folder.best, backbone)
     metrics = judge_run(model, inputs, corpus, task, settings, folder)
+    transfer = {}
+    if request.folds is None:
+        transfer = judge_transfer(
+            model, inputs, corpus, task, request, metrics["temperatures"], bench.say
+        )
     result = {
         **describe(request.llm, release, config, task),
         **metrics,
+        "transfer": transfer,
         "parameters": parameters,
         "best_epoch": done.best_epoch,
         "epochs": done.epoch,

@@ -20,7 +20,7 @@ from torch import nn
 from pipeline.augment import Augmented, augment
 from pipeline.checkpoints import Progress, load_checkpoint, save_checkpoint, trainable
 from pipeline.errors import PipelineError
-from pipeline.evaluation import metrics_of, prediction_table, score
+from pipeline.evaluation import decision_without_writing, metrics_of, prediction_table, score
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
 from pipeline.model import AuxiliaryTargets, Egmf, ItemBatch
@@ -153,7 +153,7 @@ def validate(
     scored = score(model, inputs, prompter, utterances, task.names, settings.eval_batch_size)
     config = model.fusion.config
     # Decided by probability whatever the run's decision is: free writing is for the final scores.
-    decision = "argmax" if settings.decision == "argmax" else "expectation"
+    decision = decision_without_writing(settings.decision)
     table = prediction_table(scored, config.experts, tuple(config.inputs), decision, {})
     return metrics_of(table, task.labels, task.protocol)
 

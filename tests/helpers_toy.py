@@ -95,17 +95,18 @@ def write_feature_set(
     ids: Sequence[str],
     features: Sequence[Features],
     *,
+    dataset: str = "toy",
     encoder: str = "toy:signal",
     random_weights: bool = False,
 ) -> Path:
     """Write one feature set of two shards; returns its folder."""
     dim = DIMS.get(modality, features[0].value.shape[1])
     fingerprint = fingerprint_of({"encoder": encoder, "modality": modality})
-    folder = feature_set_folder(cache, "toy", modality, "toy", fingerprint)
+    folder = feature_set_folder(cache, dataset, modality, "toy", fingerprint)
     describe_feature_set(
         folder,
         Description(
-            dataset="toy",
+            dataset=dataset,
             modality=modality,
             encoder=encoder,
             slug="toy",
@@ -124,10 +125,10 @@ def write_feature_set(
     half = len(ids) // 2
     for number, part in enumerate((slice(None, half), slice(half, None))):
         path = shard_path(folder, number)
-        identity = Identity("toy", modality, fingerprint)
+        identity = Identity(dataset, modality, fingerprint)
         sha256, size = write_shard(path, identity, ids[part], features[part], dim=dim)
         sidecar = Sidecar(
-            dataset="toy",
+            dataset=dataset,
             modality=modality,
             fingerprint=fingerprint,
             sha256=sha256,
