@@ -51,7 +51,7 @@ def decode(clip: Clip) -> object:
         return read_frames(
             clip.path, clip.start, clip.end, fps=clip.fps, max_seconds=clip.max_seconds
         )
-    except (MediaError, MemoryError):
+    except (MediaError, MemoryError, ImportError):
         raise
     except Exception as error:  # one odd file must not cost the shard its other rows
         raise MediaError(f"{type(error).__name__}: {error}", "decode") from error

@@ -42,6 +42,8 @@ from extract.shards import (
     write_sidecar,
 )
 
+_FIRST_FILES = 16  # that all fail for one cause, which then does not lie in them
+_NO_FAULT = {"no audio stream", "no video stream"}  # a corpus may well lack a modality
 _AHEAD = 4  # utterances prepared ahead of the encoder, for each thread
 
 
@@ -110,6 +112,39 @@ class _Clock:
                 self.seconds[name] += time.perf_counter() - started
 
 
+class _FirstFailures:
+    """Stops the run when its first files all fail for one cause: a mount gone, a library broken.
+
+    Files are counted, not utterances: one broken film may hold many of those.
+    """
+
+    def __init__(self, name: str, known_to_work: bool) -> None:
+        self._name, self._over = name, known_to_work
+        self._reasons: set[str] = set()
+        self._files: set[str] = set()
+
+    def success(self) -> None:
+        """Note that a file is fine."""
+        self._over = True
+
+    def failure(self, file: str, reason: str) -> None:
+        """Note that a file is not.
+
+        Raises:
+            ExtractError: none of the first files was, for one cause.
+        """
+        self._reasons.add(reason)
+        self._files.add(file)
+        self._over = self._over or len(self._reasons) > 1 or reason in _NO_FAULT
+        if not self._over and len(self._files) >= _FIRST_FILES:
+            raise ExtractError(
+                f"{self._name}: the first {len(self._files)} files all failed for one cause, so "
+                f"nothing was set aside: {reason} (first: {min(self._files)}); mend that and run "
+                "again, or take these rows out of the table if the files are beyond use"
+            )
+
+
+_worked: set[str] = set()  # fingerprints of sets of which this process prepared an utterance
 _loaded: dict[tuple[str, str], Encoder] = {}  # by fingerprint and device; lives with the process
 
 
@@ -137,7 +172,8 @@ def encode_shard(job: Job, on_row: Callable[[int], None] = lambda done: None) ->
         on_row: Called with the number of utterances done so far.
 
     Raises:
-        ExtractError: the encoder does not load, or the disk is full.
+        ExtractError: the encoder does not load, the first files all fail for one cause, or the
+            disk is full.
     """
     encoded = encode_rows(job, on_row)
     clock = _Clock(encoded.seconds)
@@ -169,7 +205,7 @@ def encode_rows(
         batch_size: In place of the encoder's own; only where values do not matter.
 
     Raises:
-        ExtractError: the encoder does not load.
+        ExtractError: the encoder does not load, or the first files all fail for one cause.
     """
     clock = _Clock()
     rows = job.shard.rows
@@ -179,11 +215,16 @@ def encode_rows(
     if present:
         with clock.phase("load"):
             encoder = _encoder(job)
+        fingerprint = job.identity.fingerprint
+        first = _FirstFailures(job.name(), fingerprint in _worked)
         batches = _Batches(encoder, clock, job.info.stored, batch_size)
         for done, (row, prepared) in enumerate(_prepare_ahead(present, encoder, job, clock)):
             if isinstance(prepared, MediaError):
                 set_aside[row.id] = SetAside(row.id, row.file, prepared.stage, prepared.reason)
+                first.failure(row.file, prepared.reason)
             else:
+                first.success()
+                _worked.add(fingerprint)
                 encoded.flags += [(row.id, flag) for flag in prepared.flags]
                 if prepared.counts:
                     encoded.counts[row.id] = dict(prepared.counts)
@@ -233,10 +274,12 @@ def _prepare_ahead(
         try:
             with clock.phase("decode"):
                 medium = _read(row, job, decoder)
+            with clock.phase("preprocess"):
+                return encoder.prepare(medium)
         except MediaError as error:
             return error
-        with clock.phase("preprocess"):
-            return encoder.prepare(medium)
+        except ImportError as error:
+            raise ExtractError(f"{job.name()}: a library is missing: {error}") from error
 
     waiting: deque[tuple[Row, Future[Prepared | MediaError]]] = deque()
     upcoming = iter(rows)

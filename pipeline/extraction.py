@@ -30,6 +30,7 @@ from extract.shards import find_done, shard_numbers
 from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
 from extract.table import Utterance, write_table
 from extract.worker import Job, ShardReport, peak_memory
+from pipeline.errors import PipelineError
 from pipeline.extraction_plan import Console, DatasetPlan, ModalityPlan, Request, plan_dataset
 from pipeline.released import is_released, take_released
 
@@ -52,14 +53,34 @@ def extract_dataset(planned: DatasetPlan, cluster: Cluster, console: Console) ->
     """Write the table, encode what is planned, and sum up what the cache then holds.
 
     Raises:
+        PipelineError: no row has anything to encode.
         ExtractError: another process writes these features, the workers do not start, or an error
             that every shard would meet.
     """
+    _check_something_is_there(planned)
     with ExitStack() as locks:
         for one in planned.modalities:
             if (taken_over := locks.enter_context(writing(one.folder))) is not None:
                 console.note(taken_over)
         return _extract_locked(planned, cluster, console)
+
+
+def _check_something_is_there(planned: DatasetPlan) -> None:
+    """Refuse a corpus of which nothing is where it is looked for.
+
+    One that lacks a modality, such as MELD's transcripts without the clips, goes on.
+
+    Raises:
+        PipelineError: no row has anything to encode.
+    """
+    if planned.utterances and not any(one.present() for one in planned.modalities):
+        names = ", ".join(one.identity.modality for one in planned.modalities)
+        first = next((row.file for one in planned.modalities for row in one.rows if row.file), "")
+        raise PipelineError(
+            f"{planned.entry.name}: nothing to encode: none of the {len(planned.utterances):,} "
+            f"rows has any {names} under {planned.request.data_root}"
+            f"{f' (first: {first})' if first else ''}; check --data-root"
+        )
 
 
 def _extract_locked(planned: DatasetPlan, cluster: Cluster, console: Console) -> Summary:

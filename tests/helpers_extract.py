@@ -40,13 +40,19 @@ def audio_folder(cache: Path, model: Path) -> tuple[Path, str]:
     return feature_set_folder(cache, "corpus", "audio", info.slug, fingerprint), fingerprint
 
 
-def audio_jobs(cache: Path, model: Path, root: Path, everyone: list[Utterance]) -> list[Job]:
+def audio_jobs(
+    cache: Path,
+    model: Path,
+    root: Path,
+    everyone: list[Utterance],
+    rows_per_shard: int = ROWS_PER_SHARD,
+) -> list[Job]:
     """Return the jobs that are still to be done."""
     settings = Settings()
     info = resolve_encoder("audio", f"whisper:{model}", settings, Memo(cache / "memo.json"))
     folder, fingerprint = audio_folder(cache, model)
     rows = MediaFiles(root).rows(everyone, "audio")
-    planned = make_plan(folder, fingerprint, rows, ROWS_PER_SHARD)
+    planned = make_plan(folder, fingerprint, rows, rows_per_shard)
     identity = Identity("corpus", "audio", fingerprint)
     return [Job(identity, folder, shard, info, settings, "cpu", 2) for shard in planned.todo]
 

@@ -18,6 +18,7 @@ from extract.files import remove_stale
 from extract.shards import Shard, read_sidecar, shard_numbers, shard_path, sidecar_path
 from extract.worker import Job, ShardReport, encode_shard
 from tests.helpers_extract import audio_folder, audio_jobs, list_corpus, make_model, write_corpus
+from tests.helpers_media import tone, write_wav
 from tests.poison import poison
 
 COUNT = 42  # utterances: eleven shards
@@ -253,6 +254,51 @@ def test_death_while_a_shard_is_published_leaves_it_undone(
     encode_shard(todo[0])
     assert audio_jobs(tmp_path / "cache", model, tmp_path / "no-root", every) == []
     assert read_sidecar(sidecar_path(folder, 0)).rows == [0, 0, 0, 0]
+
+
+def write_broken(root: Path, count: int) -> None:
+    root.mkdir()
+    for number in range(count):
+        (root / f"{number:03d}.wav").write_text(f"version https://git-lfs.github.com/spec {number}")
+
+
+def test_first_files_that_all_fail_for_one_cause_stop_the_run(place: Path, tmp_path: Path) -> None:
+    write_broken(tmp_path / "root", 20)
+    model = place / "whisper" / "whisper.pt"
+    every = list_corpus(20)
+    [job] = audio_jobs(tmp_path / "cache", model, tmp_path / "root", every, rows_per_shard=20)
+    worker._worked.clear()
+    said = r"audio shard 00000: the first 16 files all failed for one cause.*cannot be opened as me"
+    with pytest.raises(ExtractError, match=said):
+        encode_shard(job)
+    assert shard_numbers(job.folder) == []
+
+    write_wav(tmp_path / "root" / "005.wav", tone(0.5, 300))  # one that works says it is the files
+    [job] = audio_jobs(tmp_path / "cache", model, tmp_path / "root", every, rows_per_shard=20)
+    assert encode_shard(job).features == 1
+
+    many_rows_of_one_file = [replace(one, audio="000.wav") for one in every]
+    cache = tmp_path / "other"
+    [job] = audio_jobs(cache, model, tmp_path / "root", many_rows_of_one_file, rows_per_shard=20)
+    worker._worked.clear()
+    assert encode_shard(job).features == 0
+
+
+def test_a_modality_that_no_file_has_is_no_fault() -> None:
+    first = worker._FirstFailures("visual shard 00000", False)
+    for number in range(40):
+        first.failure(f"{number}.wav", "no video stream")
+
+
+def test_a_library_that_is_missing_stops_the_run(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'av'")
+
+    monkeypatch.setattr(decoding, "read_audio", missing)
+    with pytest.raises(ExtractError, match="a library is missing: No module named 'av'"):
+        encode_shard(jobs(place, tmp_path / "cache")[0])
 
 
 def test_a_disk_that_is_full_is_a_plain_error(

@@ -211,6 +211,9 @@ def test_a_modality_that_no_row_has_is_said_loudly(
         "(first: clips/0.mp4)"
     ) in err
     assert "0 present, 8 absent" in out
+    code, _, err = run(place, monkeypatch, capsys, *options[:-1], "--cache", str(tmp_path / "c"))
+    assert code == 1
+    assert f"mine: nothing to encode: none of the 8 rows has any audio under {tmp_path}" in err
 
 
 def test_fetch_only_says_where_the_encoders_lie(
