@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,12 @@ class Cluster:
                 else _local_client(min(workers, jobs))
             )
         return self._client
+
+    def dashboard(self) -> str | None:
+        """Return the address of dask's dashboard; None before the start or without bokeh."""
+        if self._client is None or (not self._scheduler and find_spec("bokeh") is None):
+            return None
+        return str(self._client.dashboard_link)
 
     def __enter__(self) -> Cluster:
         return self

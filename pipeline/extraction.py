@@ -147,6 +147,8 @@ def encode_planned(
         return effort
     client = cluster.start(sum(len(one.plan.todo) for one in modalities))
     effort.seconds_starting = time.monotonic() - began
+    if address := cluster.dashboard():
+        console.note(f"{title}: dashboard at {address}")
     jobs = [job for one in modalities for job in _jobs(one, settings, cluster, clip_seconds)]
     with console.progress(f"{title}: extracting", total, "items") as advance:
         effort.failures = run_jobs(client, jobs, on_rows=advance, on_shard=effort.reports.append)

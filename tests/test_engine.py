@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,16 @@ def test_reports_are_small_and_say_what_took_how_long(undisturbed: tuple) -> Non
         assert report.size > 0
         assert report.peak_memory > 50e6
     assert sum(report.features for report in reports) == COUNT - 2
+
+
+def test_the_dashboard_has_an_address(
+    undisturbed: tuple, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Cluster("cpu", 1, None).dashboard() is None
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    assert cluster.dashboard() is None
+    monkeypatch.setattr(engine, "find_spec", lambda name: name)
+    assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/status", cluster.dashboard() or "")
 
 
 def test_one_process_writes_the_same_bytes_as_two(undisturbed: tuple, place: Path) -> None:
