@@ -8,7 +8,7 @@ from typing import Any
 
 from fuse.fusion import EXPERTS
 from pipeline.errors import PipelineError
-from pipeline.folds import run_folds
+from pipeline.folds import Fold, make_folds, run_folds
 from pipeline.model import open_backbone
 from pipeline.one_run import train_and_score
 from pipeline.request import Bench, Request, StepProgress
@@ -33,8 +33,11 @@ def run_experiment(
     backbone = cache(lambda: open_backbone(request.llm.source, request.device))
     bench = Bench(backbone, progress, say)
     corpus = open_corpus(request.source, _needed_splits(request), say)
-    if request.languages and request.folds is None:
-        train_on(corpus, request.languages)  # a slip is found before a folder is made
+    # A slip is found before a folder is made.
+    folds = _folds(request, corpus)
+    for each in [fold.corpus for fold in folds] or [corpus]:
+        if request.languages:
+            train_on(each, request.languages)
     if any(request.context) and not _has_turns(corpus):
         raise PipelineError(
             f"--context: no utterance of {corpus.entry.name!r} has a group and an order, so none "
@@ -52,11 +55,17 @@ def run_experiment(
             folder.read_result()
             say(f"{folder.path}: finished already; --fresh trains it again")
             continue
-        if request.folds is None:
-            train_and_score(request, corpus, config, folder, bench)
+        if folds:
+            run_folds(request, corpus, folds, config, folder, bench)
         else:
-            run_folds(request, corpus, request.folds, config, folder, bench)
+            train_and_score(request, corpus, config, folder, bench)
     return folders
+
+
+def _folds(request: Request, corpus: Corpus) -> list[Fold]:
+    if request.folds is None:
+        return []
+    return make_folds(corpus, request.folds, validate=request.settings.select == "best")
 
 
 def _needed_splits(request: Request) -> tuple[str, ...]:

@@ -89,13 +89,12 @@ def make_folds(corpus: Corpus, column: str, *, validate: bool) -> list[Fold]:
 def run_folds(
     request: Request,
     corpus: Corpus,
-    column: str,
+    folds: Sequence[Fold],
     config: Mapping[str, Any],
     folder: RunFolder,
     bench: Bench,
 ) -> None:
     """Train and score every fold that is not finished, then pool them into one result."""
-    folds = make_folds(corpus, column, validate=request.settings.select == "best")
     places = []
     for fold in folds:
         place = RunFolder(folder.path / f"fold-{fold.number}")
@@ -103,7 +102,7 @@ def run_folds(
         own = {**config, "fold": {"number": fold.number, "test": fold.test, "valid": fold.valid}}
         # Whether unfinished folds may go on was asked of the whole.
         if prepare(place, own, resume=True, fresh=False):
-            bench.say(f"{place.path}: {column} {fold.test} is the test split")
+            bench.say(f"{place.path}: {request.folds} {fold.test} is the test split")
             train_and_score(request, fold.corpus, own, place, bench)
     result = _pool(request, corpus, config, folder, folds, places)
     publish_json(folder.result, jsonable(result))

@@ -116,3 +116,12 @@ def test_folds_and_splits_do_not_share_a_folder(spoken: Path, toy_llm: Path) -> 
         run_experiment(
             request(spoken, toy_llm, folds="speaker", **plain), lambda *_: None, lambda line: None
         )
+
+
+def test_a_wrong_column_leaves_no_folder(spoken: Path, toy_llm: Path) -> None:
+    with pytest.raises(PipelineError, match="--folds movie: no such column"):
+        run(request(spoken, toy_llm, folds="movie"))
+    both = {"folds": "language", "languages": ("en",), "settings": settings("last")}
+    with pytest.raises(PipelineError, match="--languages en: the split 'train'"):
+        run(request(spoken, toy_llm, **both))
+    assert not (spoken / "runs").exists()
