@@ -214,15 +214,15 @@ def _extract(request: ExtractionRequest, quiet: bool) -> None:
     """Extract what is missing; what is there already costs a look at the plan."""
     from extract.engine import Cluster
     from pipeline.errors import PipelineError
-    from pipeline.extraction import extract_dataset
-    from pipeline.extraction_plan import Console, plan_dataset
+    from pipeline.extraction import extract
+    from pipeline.extraction_plan import Console
 
     console = Console(
         note=lambda line: note(line, quiet=quiet),
         progress=lambda title, total, unit: progress(title, total, unit, quiet=quiet),
     )
     with Cluster(None, None, None) as cluster:
-        summary = extract_dataset(plan_dataset(request, console), cluster, console)
+        summary = extract(request, cluster, console)
     if summary.failures:
         raise PipelineError("; ".join(summary.failures) + "; run the same command again")
 
