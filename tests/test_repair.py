@@ -87,12 +87,17 @@ def test_a_sound_cache_is_left_alone(place: tuple[Path, Cluster], cache: Path) -
     assert state(cache) == before
 
 
-def test_what_is_damaged_is_written_as_it_was(place: tuple[Path, Cluster], cache: Path) -> None:
+@pytest.mark.parametrize(
+    "count", [None, pytest.param(200, marks=pytest.mark.slow)], ids=["each", "long"]
+)
+def test_what_is_damaged_is_written_as_it_was(
+    place: tuple[Path, Cluster], cache: Path, count: int | None
+) -> None:
     before = state(cache)
     assert len(before) == 1 + 2 + 3 * (2 + 2 * 4)  # log, table, sets of four shards
     generator = random.Random(0)
     files = [path for path in before if path.name != "extract-log.jsonl"]
-    for turn, path in enumerate(files):
+    for turn, path in enumerate(generator.choices(files, k=count) if count else files):
         (flip, truncate, delete)[turn % 3](cache / path, generator)
         repaired = repair(place, cache)
         assert repaired.left == []
