@@ -95,13 +95,15 @@ def test_folds_are_pooled_into_one_result(spoken: Path, toy_llm: Path) -> None:
 
 
 def test_killed_folds_resume_to_the_same_predictions(spoken: Path, toy_llm: Path) -> None:
-    wanted = {"settings": settings("last"), "folds": "speaker"}
+    wanted = {"settings": settings("last"), "folds": "speaker", "modalities": ("audio",)}
     expected = run(request(spoken, toy_llm, experiment="undisturbed", **wanted))
     with pytest.raises(Killed):  # in the second fold: a fold has four steps
         run(request(spoken, toy_llm, **wanted), stop_after=6)
     with pytest.raises(PipelineError, match="unfinished run; go on with --resume"):
         run(request(spoken, toy_llm, **wanted))
-    first = spoken / "runs" / "toy" / "egmf-folds-speaker" / "seed-1" / "fold-0" / "result.json"
+    first = (
+        spoken / "runs" / "toy" / "egmf-audio-folds-speaker" / "seed-1" / "fold-0" / "result.json"
+    )
     before = first.stat().st_mtime_ns
     found = run(request(spoken, toy_llm, resume=True, **wanted))
     assert first.stat().st_mtime_ns == before
@@ -110,7 +112,7 @@ def test_killed_folds_resume_to_the_same_predictions(spoken: Path, toy_llm: Path
 
 
 def test_folds_and_splits_do_not_share_a_folder(spoken: Path, toy_llm: Path) -> None:
-    plain = {"settings": settings("last"), "experiment": "same"}
+    plain = {"settings": settings("last"), "experiment": "same", "modalities": ("audio",)}
     run(request(spoken, toy_llm, **plain))
     with pytest.raises(PipelineError, match="other settings"):
         run_experiment(
