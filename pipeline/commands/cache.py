@@ -18,13 +18,20 @@ from pipeline.commands.common import (
     progress,
     run_verbs,
 )
+from pipeline.commands.options import (
+    DEFAULT_CACHE,
+    DEFAULT_DATA_ROOT,
+    CacheFolder,
+    DataRoot,
+    ManifestFile,
+    console_for,
+    names_in,
+)
 
 if TYPE_CHECKING:
     from extract.importers.files import Imported
     from pipeline.cache_care import Listed
 
-Cache = Annotated[Path, typer.Option(envvar="EGMF_CACHE", help="Where the features lie.")]
-Manifest = Annotated[Path | None, typer.Option(help="Your own manifest, for a corpus of yours.")]
 Datasets = Annotated[
     list[str] | None,
     typer.Option("--dataset", help="Only this one; may be given several times. Default: all."),
@@ -56,7 +63,7 @@ class Device(StrEnum):
 
 
 def list_sets(
-    cache: Cache = Path("cache"),
+    cache: CacheFolder = DEFAULT_CACHE,
     dataset: Datasets = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -76,7 +83,7 @@ def list_sets(
 
 
 def verify(
-    cache: Cache = Path("cache"),
+    cache: CacheFolder = DEFAULT_CACHE,
     dataset: Datasets = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -103,12 +110,10 @@ def verify(
 
 
 def repair(
-    cache: Cache = Path("cache"),
+    cache: CacheFolder = DEFAULT_CACHE,
     dataset: Datasets = None,
-    data_root: Annotated[
-        Path, typer.Option(envvar="EGMF_DATA", help="Folder that holds the datasets' files.")
-    ] = Path("data"),
-    manifest: Manifest = None,
+    data_root: DataRoot = DEFAULT_DATA_ROOT,
+    manifest: ManifestFile = None,
     device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: one a GPU, else one a core.")
@@ -125,7 +130,6 @@ def repair(
     """Write again what is damaged or missing; exit with code 1 if something is left to do."""
     from extract.engine import Cluster
     from pipeline.cache_repair import Wanted, repair_cache
-    from pipeline.extraction_plan import Console
 
     wanted = Wanted(
         cache=cache,
@@ -135,10 +139,7 @@ def repair(
         allow_count_mismatch=allow_count_mismatch,
         allow_symlinks=allow_symlinks,
     )
-    console = Console(
-        note=lambda line: note(line, quiet=quiet),
-        progress=lambda title, total, unit: progress(title, total, unit, quiet=quiet),
-    )
+    console = console_for(quiet=quiet)
     with Cluster(device.value if device else None, workers, scheduler) as cluster:
         repaired = repair_cache(wanted, cluster, console)
     if as_json:
@@ -175,12 +176,9 @@ def import_files(
     name: Annotated[
         str | None, typer.Option(help="Name of the feature set. Default: after the files.")
     ] = None,
-    cache: Cache = Path("cache"),
-    data_root: Annotated[
-        Path,
-        typer.Option(envvar="EGMF_DATA", help="The dataset's files, if its table is to be made."),
-    ] = Path("data"),
-    manifest: Manifest = None,
+    cache: CacheFolder = DEFAULT_CACHE,
+    data_root: DataRoot = DEFAULT_DATA_ROOT,
+    manifest: ManifestFile = None,
     allow_count_mismatch: CountMismatch = False,
     allow_symlinks: Symlinks = False,
     quiet: Quiet = False,
@@ -227,8 +225,8 @@ def export(
     visual: Annotated[
         str | None, typer.Option(help="Visual features: spec or fingerprint.")
     ] = None,
-    cache: Cache = Path("cache"),
-    manifest: Manifest = None,
+    cache: CacheFolder = DEFAULT_CACHE,
+    manifest: ManifestFile = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -240,7 +238,7 @@ def export(
     source = Source(
         dataset=dataset,
         cache=cache,
-        modalities=tuple(each.strip() for each in (modalities or "").split(",") if each.strip()),
+        modalities=names_in(modalities),
         features={name: value for name, value in named.items() if value is not None},
         manifest=manifest,
     )

@@ -15,10 +15,19 @@ from pipeline.commands.common import (
     Json,
     Quiet,
     Version,
-    note,
     print_json,
-    progress,
     run_command,
+)
+from pipeline.commands.options import (
+    DEFAULT_CACHE,
+    DEFAULT_DATA_ROOT,
+    CacheFolder,
+    DataRoot,
+    ManifestFile,
+    Modalities,
+    Presets,
+    console_for,
+    names_in,
 )
 
 if TYPE_CHECKING:
@@ -26,14 +35,6 @@ if TYPE_CHECKING:
     from pipeline.extraction_plan import Console, Request
 
 _PLAIN_WIDTH = 120  # columns, where there is no terminal to ask
-
-
-class Preset(StrEnum):
-    """Sizes of encoders."""
-
-    tiny = "tiny"
-    base = "base"
-    large = "large"
 
 
 class Split(StrEnum):
@@ -65,15 +66,9 @@ def extract(
         list[str] | None,
         typer.Option(help="Dataset of the manifest; may be given several times. Default: demo."),
     ] = None,
-    data_root: Annotated[
-        Path, typer.Option(envvar="EGMF_DATA", help="Folder that holds the datasets' files.")
-    ] = Path("data"),
-    cache: Annotated[Path, typer.Option(envvar="EGMF_CACHE", help="Where the features go.")] = Path(
-        "cache"
-    ),
-    manifest: Annotated[
-        Path | None, typer.Option(help="Your own manifest, for a corpus of yours.")
-    ] = None,
+    data_root: DataRoot = DEFAULT_DATA_ROOT,
+    cache: CacheFolder = DEFAULT_CACHE,
+    manifest: ManifestFile = None,
     split: Annotated[
         list[Split] | None,
         typer.Option(help="Only shards that hold rows of this split; may be given several times."),
@@ -82,9 +77,7 @@ def extract(
         int | None,
         typer.Option(min=1, help="Only the first shards, until they hold this many utterances."),
     ] = None,
-    preset: Annotated[
-        Preset | None, typer.Option(help="Default: tiny for the demo, else base.")
-    ] = None,
+    preset: Presets = None,
     text: Annotated[
         str | None,
         typer.Option(
@@ -112,9 +105,7 @@ def extract(
             "@face on the face (OpenCV's cascade) or @face:YUNET.onnx.",
         ),
     ] = None,
-    modalities: Annotated[
-        str | None, typer.Option(help="Comma-separated, such as text,audio. Default: all.")
-    ] = None,
+    modalities: Modalities = None,
     device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
     dtype: Annotated[
         Dtype, typer.Option(help="In which encoders compute; part of the fingerprint.")
@@ -172,13 +163,10 @@ def extract(
     from extract.engine import Cluster
     from pipeline.errors import PipelineError
     from pipeline.extraction import extract as extract_one
-    from pipeline.extraction_plan import Console, Request
+    from pipeline.extraction_plan import Request
 
     named = {"text": text, "audio": audio, "visual": visual}
-    console = Console(
-        note=lambda line: note(line, quiet=quiet),
-        progress=lambda title, total, unit: progress(title, total, unit, quiet=quiet),
-    )
+    console = console_for(quiet=quiet)
     requests = [
         Request(
             dataset=name,
@@ -187,7 +175,7 @@ def extract(
             manifest=manifest,
             preset=preset,
             specs={modality: spec for modality, spec in named.items() if spec is not None},
-            modalities=tuple(each.strip() for each in (modalities or "").split(",") if each),
+            modalities=names_in(modalities),
             splits=tuple(each.value for each in split or ()),
             limit=limit,
             dtype=dtype.value,

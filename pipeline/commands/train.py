@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.common import Json, Quiet, Version, note, print_json, progress, run_command
+from pipeline.commands.options import (
+    DEFAULT_CACHE,
+    DEFAULT_DATA_ROOT,
+    CacheFolder,
+    DataRoot,
+    ManifestFile,
+    Modalities,
+    Preset,
+    Presets,
+    console_for,
+    names_in,
+)
 
 if TYPE_CHECKING:
     from pipeline.extraction_plan import Request as ExtractionRequest
     from pipeline.runs import RunFolder
-
-
-class Preset(StrEnum):
-    """Sizes of encoders and language model."""
-
-    tiny = "tiny"
-    base = "base"
-    large = "large"
 
 
 class Select(StrEnum):
@@ -54,23 +58,14 @@ def train(
             "what the cache holds."
         ),
     ] = None,
-    cache: Annotated[
-        Path, typer.Option(envvar="EGMF_CACHE", help="Where the features lie.")
-    ] = Path("cache"),
+    cache: CacheFolder = DEFAULT_CACHE,
     runs: Annotated[Path, typer.Option(help="Where the runs are written.")] = Path("runs"),
-    manifest: Annotated[
-        Path | None, typer.Option(help="Your own manifest, for a corpus of yours.")
-    ] = None,
-    data_root: Annotated[
-        Path,
-        typer.Option(envvar="EGMF_DATA", help="Raw data, where something must be extracted first."),
-    ] = Path("data"),
+    manifest: ManifestFile = None,
+    data_root: DataRoot = DEFAULT_DATA_ROOT,
     experiment: Annotated[
         str | None, typer.Option(help="Name of the runs. Default: after modalities and ablation.")
     ] = None,
-    preset: Annotated[
-        Preset | None, typer.Option(help="Default: tiny for the demo, else base.")
-    ] = None,
+    preset: Presets = None,
     llm: Annotated[
         str | None, typer.Option(help="Directory or hub id of a causal language model.")
     ] = None,
@@ -79,9 +74,7 @@ def train(
     visual: Annotated[
         str | None, typer.Option(help="Visual features: spec or fingerprint.")
     ] = None,
-    modalities: Annotated[
-        str | None, typer.Option(help="Comma-separated, such as text,audio. Default: all.")
-    ] = None,
+    modalities: Modalities = None,
     context: Annotated[int, typer.Option(min=0, help="Turns before the utterance.")] = 0,
     context_after: Annotated[int, typer.Option(min=0, help="Turns after the utterance.")] = 0,
     ablate: Annotated[
@@ -155,7 +148,7 @@ def train(
         flags = {"epochs": epochs, "select": select and select.value}
         overrides = [*(set_ or []), *(f"{key}={each}" for key, each in flags.items() if each)]
         settings = resolve_settings(size, overrides)
-        chosen = tuple(m.strip() for m in (modalities or "").split(",") if m.strip())
+        chosen = names_in(modalities)
         named = dict(zip(MODALITY_ORDER, (text, audio, visual), strict=True))
         features = {m: value for m, value in named.items() if value is not None}
         if not from_cache:
@@ -188,7 +181,7 @@ def train(
             resume=resume,
             fresh=fresh,
             folds=folds,
-            languages=tuple(each.strip() for each in (languages or "").split(",") if each.strip()),
+            languages=names_in(languages),
         )
         finished += run_experiment(
             request,
@@ -215,14 +208,9 @@ def _extract(request: ExtractionRequest, quiet: bool) -> None:
     from extract.engine import Cluster
     from pipeline.errors import PipelineError
     from pipeline.extraction import extract
-    from pipeline.extraction_plan import Console
 
-    console = Console(
-        note=lambda line: note(line, quiet=quiet),
-        progress=lambda title, total, unit: progress(title, total, unit, quiet=quiet),
-    )
     with Cluster(None, None, None) as cluster:
-        summary = extract(request, cluster, console)
+        summary = extract(request, cluster, console_for(quiet=quiet))
     if summary.failures:
         raise PipelineError("; ".join(summary.failures) + "; run the same command again")
 
