@@ -60,7 +60,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Predictions:
-    """`table` as in a run's predictions; `set_aside`, streams that could not be read, and why."""
+    """Answers, and what they had to do without.
+
+    `table` as in a run's predictions, with `valid` false and no answer for a clip of which nothing
+    could be read; `set_aside`, by modality, the streams that could not be read, and why.
+    """
 
     table: pd.DataFrame
     set_aside: Mapping[str, Sequence[SetAside]]
@@ -137,6 +141,15 @@ class TrainedRun:
         table = prediction_table(
             scored, config.experts, tuple(config.inputs), self.settings.decision, self.temperatures
         )
+        empty = [
+            clip.id
+            for clip in clips
+            if not any(len(reader.read(clip.id)[0]) for reader in readers.values())
+        ]
+        # What a model says of nothing is its prior, and would look like an answer.
+        lost = table["id"].isin(empty)
+        table.loc[lost, ["answer", "prediction", "probability", "expectation"]] = None
+        table.loc[lost, "valid"] = False
         return Predictions(table.drop(columns="truth"), set_aside)
 
     def _utterance(self, clip: Clip) -> Utterance:

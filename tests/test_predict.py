@@ -94,6 +94,23 @@ def test_what_is_missing_is_masked_and_said(mini: Path) -> None:
     assert found.set_aside["text"] == []
 
 
+def test_a_clip_of_which_nothing_can_be_read_gets_no_answer(
+    mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no media at all")
+    code = run(
+        predict, broken, "--run", run_folder(mini), "--manifest", mini / "mini.yaml",
+        "--language", "en", "--json",
+    )  # fmt: skip
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert code == 0
+    assert [each["valid"] for each in found] == [False, False]
+    assert [each["prediction"] for each in found] == [None, None]
+    assert "audio is absent: cannot be opened as media" in captured.err
+
+
 def test_the_command_on_a_file(mini: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = table_of(mini).query("split == 'test'").iloc[0]
     clip = mini / "data" / "mini" / row["media"]

@@ -114,7 +114,7 @@ def _append(table: pd.DataFrame, out: Path) -> None:
 
 def _show(answers: pd.DataFrame, out: Path | None, *, as_json: bool) -> None:
     if as_json:
-        print_json(answers.to_dict("records"))
+        print_json(answers.astype(object).where(answers.notna(), None).to_dict("records"))
         return
     for row in answers.to_dict("records"):
         weights = ", ".join(
@@ -122,6 +122,9 @@ def _show(answers: pd.DataFrame, out: Path | None, *, as_json: bool) -> None:
             for name, value in ((str(key), each) for key, each in row.items())
             if name.startswith("gate_modality_")
         )
+        if not row["valid"]:
+            typer.echo(f"{row['id']}: {row['task']}: no answer: nothing of the clip could be read")
+            continue
         if row["task"] == "regression":
             answer = f"{row['prediction']:+.2f} (most likely {row['answer']})"
         else:
