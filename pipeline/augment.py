@@ -24,14 +24,9 @@ class Augmented:
     corrupted: Tensor
 
 
-def noise_like(stream: Stream, generator: torch.Generator) -> Tensor:
-    """Draw rows of standard normal noise in a stream's shape: right in scale, empty of meaning."""
-    return torch.randn(stream.value.shape, generator=generator)
-
-
 def replace_by_noise(stream: Stream, rows: Tensor, generator: torch.Generator) -> Stream:
-    """Replace the values of the utterances marked in `rows` [batch] by noise."""
-    noise = noise_like(stream, generator).to(stream.value)
+    """Replace the utterances marked in `rows` [batch] by standard normal noise: right in scale."""
+    noise = torch.randn(stream.value.shape, generator=generator).to(stream.value)
     chosen = rows.to(stream.value.device).view(-1, 1, 1)
     keep = stream.mask.unsqueeze(-1).to(stream.value.dtype)
     return replace(stream, value=torch.where(chosen, noise * keep, stream.value))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ class Progress:
     best_epoch: int = 0
     best_value: float = -math.inf
     seconds: float = 0.0
-    history: list[float] = field(default_factory=list)
     skipped: int = 0
     skipped_in_a_row: int = 0
 

@@ -114,8 +114,6 @@ def train(
         keep = _is_kept(value, epoch, progress, settings)
         progress.epoch = epoch
         progress.seconds += time.monotonic() - started
-        if value is not None:
-            progress.history.append(value)
         if keep:
             progress.best_epoch = epoch
             progress.best_value = progress.best_value if value is None else value

@@ -301,3 +301,15 @@ def _write_predictions(path, split, task, modalities, draw):
                     "" if kind == "classification" else answer,
                 ]
                 writer.writerow([*values, *np.round(weights, 5)])
+
+
+def write_many(runs):
+    """Write a demo with every modality subset, three benchmarks, and a run that stopped."""
+    write_demo(runs, rows=100)
+    for seed in (1111, 2222, 3333):
+        emotion_run(runs, seed=seed, skill=0.6)
+    emotion_run(runs, SPITEFUL, 1111, modalities=("text", "audio"), ablate=["gate"])
+    sims_run(runs, count_mismatch="2,721 train rows, 2,722 expected")
+    write_run(runs, "mosei", "egmf", 1, task=("regression",), rows=60)
+    (runs / "meld" / "stopped" / "seed-1").mkdir(parents=True)
+    return runs

@@ -12,13 +12,12 @@ from pipeline.report.experiments import lead_experiment
 from pipeline.report.load import load_runs, read_predictions
 from pipeline.report.run_tables import footnotes
 from tests.helpers_runs import (
-    SPITEFUL,
     edit_result,
     emotion_run,
     experiments_of,
     sims_run,
     table,
-    write_demo,
+    write_many,
     write_run,
 )
 
@@ -27,15 +26,7 @@ from tests.helpers_runs import (
 def made(tmp_path_factory):
     """Report of a demo with every modality subset, and of three benchmarks."""
     root = tmp_path_factory.mktemp("report")
-    runs = root / "runs"
-    write_demo(runs, rows=100)
-    for seed in (1111, 2222, 3333):
-        emotion_run(runs, seed=seed, skill=0.6)
-    emotion_run(runs, SPITEFUL, 1111, modalities=("text", "audio"), ablate=["gate"])
-    sims_run(runs, count_mismatch="2,721 train rows, 2,722 expected")
-    write_run(runs, "mosei", "egmf", 1, task=("regression",), rows=60)
-    (runs / "meld" / "stopped" / "seed-1").mkdir(parents=True)
-    report = build_report(runs, root / "out")
+    report = build_report(write_many(root / "runs"), root / "out")
     return root, report
 
 

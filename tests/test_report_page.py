@@ -11,22 +11,14 @@ import pytest
 
 from pipeline.report.build import build_report
 from pipeline.report.writers import latex_escape, markdown_escape
-from tests.helpers_runs import SPITEFUL, emotion_run, sims_run, write_demo, write_run
+from tests.helpers_runs import emotion_run, sims_run, write_many, write_run
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Report of a demo with every modality subset, and of three benchmarks."""
     root = tmp_path_factory.mktemp("report")
-    runs = root / "runs"
-    write_demo(runs, rows=100)
-    for seed in (1111, 2222, 3333):
-        emotion_run(runs, seed=seed, skill=0.6)
-    emotion_run(runs, SPITEFUL, 1111, modalities=("text", "audio"), ablate=["gate"])
-    sims_run(runs, count_mismatch="2,721 train rows, 2,722 expected")
-    write_run(runs, "mosei", "egmf", 1, task=("regression",), rows=60)
-    (runs / "meld" / "stopped" / "seed-1").mkdir(parents=True)
-    report = build_report(runs, root / "out")
+    report = build_report(write_many(root / "runs"), root / "out")
     return root, report
 
 
