@@ -1,53 +1,24 @@
-"""EGMF's fusion: project the streams, ask the experts, gate them, write pseudo tokens."""
+"""The fusion of a run: project the streams, fuse them by one of the variants, write pseudo tokens.
+
+What the variants share lies here, so that a comparison between them compares the fusion alone: the
+projection of the streams, the neighbouring turns, the pseudo-token projector, the auxiliary head
+and what stands in for an utterance without any modality.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fuse.experts import GlobalExpert, LocalExpert, SemanticExpert
-from fuse.gates import LEVELS, GateWeights, HierarchicalGate
+from fuse.config import FusionConfig
+from fuse.gates import GateWeights
 from fuse.projector import PseudoTokenProjector
 from fuse.streams import Stream, StreamProjection, Turns
-
-EXPERTS = ("local", "semantic", "global")
-
-
-@dataclass(frozen=True)
-class FusionConfig:
-    """Shape of the fusion.
-
-    `inputs` maps each modality, in order, to its feature dimension; `reach` is the largest distance
-    of a context turn; `tokens` counts the pseudo tokens, `targets` the auxiliary head's outputs
-    (either may be 0); `gate_levels` says which levels of the gate are learned.
-    """
-
-    inputs: Mapping[str, int]
-    embedding_dim: int
-    embedding_rms: float
-    dim: int = 64
-    heads: int = 4
-    layers: int = 2
-    kernels: tuple[int, ...] = (1, 3, 5)
-    rank: int = 16
-    tokens: int = 4
-    dropout: float = 0.1
-    gate_temperature: float = 1.0
-    gate_levels: tuple[str, ...] = LEVELS
-    experts: tuple[str, ...] = EXPERTS
-    targets: int = 0
-    reach: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.inputs:
-            raise ValueError("a fusion needs at least one modality")
-        unknown = set(self.experts) - set(EXPERTS)
-        if unknown or not self.experts:
-            raise ValueError(f"experts must be some of {EXPERTS}, got {self.experts}")
+from fuse.variants import make_core
 
 
 @dataclass(frozen=True)
@@ -55,43 +26,27 @@ class Fused:
     """What the fusion returns for a batch.
 
     `pseudo_tokens` [batch, tokens, embedding_dim]; `vector` [batch, dim], what they were made of;
-    `gate`, both levels' weights; `targets` [batch, targets], the auxiliary head's outputs.
+    `gate`, both levels' weights, None for a variant without a gate; `targets` [batch, targets], the
+    auxiliary head's outputs.
     """
 
     pseudo_tokens: Tensor
     vector: Tensor
-    gate: GateWeights
+    gate: GateWeights | None
     targets: Tensor
 
 
 class Fusion(nn.Module):
-    """Experts, gate and projector over the streams of one batch."""
+    """A fusion variant between the projected streams of a batch and its pseudo tokens."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.config = config
-        names, dim = tuple(config.inputs), config.dim
+        dim = config.dim
         self.projections = nn.ModuleDict(
             {n: StreamProjection(size, dim, config.dropout) for n, size in config.inputs.items()}
         )
-        makers: dict[str, Callable[[], nn.Module]] = {
-            "local": lambda: LocalExpert(names, dim, config.kernels, config.dropout),
-            "semantic": lambda: SemanticExpert(
-                names, dim, config.heads, config.rank, config.dropout
-            ),
-            "global": lambda: GlobalExpert(
-                names, dim, config.heads, config.layers, config.dropout, config.reach
-            ),
-        }
-        self.experts = nn.ModuleDict({name: makers[name]() for name in config.experts})
-        self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name in config.experts})
-        self.gate = HierarchicalGate(
-            config.experts,
-            names,
-            dim,
-            temperature=config.gate_temperature,
-            dynamic=config.gate_levels,
-        )
+        self.core = make_core(config)
         self.nothing = nn.Parameter(torch.zeros(dim))
         if config.tokens:
             self.projector = PseudoTokenProjector(
@@ -106,19 +61,12 @@ class Fusion(nn.Module):
         An utterance with no modality of its own gets `nothing`, whatever its neighbours have: what
         others said or showed is context for a signal, not a signal.
         """
-        projected = {name: self.projections[name](streams[name]) for name in self.config.inputs}
+        projected = self.project(streams)
         near = None if turns is None else self._project_turns(turns)
         present = torch.stack([stream.present for stream in projected.values()], dim=1)
-        gate = self.gate(projected)
-        outputs = torch.stack(
-            [
-                self.norms[name](expert(projected, near) if name == "global" else expert(projected))
-                for name, expert in self.experts.items()
-            ],
-            dim=1,
-        )
-        vector = torch.einsum("be,bem,bemd->bd", gate.experts, gate.modalities, outputs)
-        vector = vector + self.nothing * (~present.any(dim=1, keepdim=True)).to(vector.dtype)
+        vector, gate = self.core(projected, near)
+        some = present.any(dim=1, keepdim=True).to(vector.dtype)
+        vector = vector * some + self.nothing * (1 - some)
         batch = vector.shape[0]
         return Fused(
             pseudo_tokens=self.projector(vector)
@@ -128,6 +76,10 @@ class Fusion(nn.Module):
             gate=gate,
             targets=self.head(vector) if self.config.targets else vector.new_zeros(batch, 0),
         )
+
+    def project(self, streams: Mapping[str, Stream]) -> dict[str, Stream]:
+        """Bring every stream to the fusion's width."""
+        return {name: self.projections[name](streams[name]) for name in self.config.inputs}
 
     def _project_turns(self, turns: Turns) -> Turns:
         # A turn is one row: its place is its offset, not a position in time.

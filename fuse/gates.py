@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fuse.config import LEVELS
 from fuse.streams import Stream, masked_deviation, masked_mean, masked_softmax
-
-LEVELS = ("modalities", "experts")
 
 
 class StreamDescription(nn.Module):

@@ -38,7 +38,8 @@ class Scored:
     """One question about one utterance.
 
     `log_scores` [answers], log p(answer | prompt), not normalised; `written`, what the model wrote
-    where it wrote freely; `gate_experts` [experts]; `gate_modalities` [experts, modalities].
+    where it wrote freely; `gate_experts` [experts]; `gate_modalities` [experts, modalities], both
+    without entries for a fusion without a gate.
     """
 
     utterance: Utterance
@@ -148,7 +149,6 @@ def prediction_table(
         if decision == GENERATE:
             answer, read = each.written or "", read_answer(question, each.written or "")
             valid, prediction = read is not None, "" if read is None else read
-        effective = each.gate_experts @ each.gate_modalities
         row: dict[str, Any] = {
             "id": each.utterance.id,
             "task": question.task,
@@ -161,7 +161,9 @@ def prediction_table(
             "expectation": expectation,
         }
         row |= _named("gate_expert", experts, each.gate_experts)
-        row |= _named("gate_modality", modalities, effective)
+        if experts:
+            effective = each.gate_experts @ each.gate_modalities
+            row |= _named("gate_modality", modalities, effective)
         for expert, weights in zip(experts, each.gate_modalities, strict=True):
             row |= _named(f"gate_{expert}", modalities, weights)
         rows.append(row)
@@ -231,5 +233,9 @@ def _named(prefix: str, names: Sequence[str], values: NDArray[Any]) -> dict[str,
     return {f"{prefix}_{n}": float(value) for n, value in zip(names, values, strict=True)}
 
 
-def _gate_row(gate: GateWeights, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _gate_row(
+    gate: GateWeights | None, row: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    if gate is None:
+        return np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
     return gate.experts[row].float().cpu().numpy(), gate.modalities[row].float().cpu().numpy()

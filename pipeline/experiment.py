@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from fuse.fusion import EXPERTS
+from fuse.config import EXPERTS
 from pipeline.errors import PipelineError
 from pipeline.folds import Fold, make_folds, run_folds
 from pipeline.model import open_backbone
 from pipeline.one_run import train_and_score
 from pipeline.request import Bench, Request, StepProgress
 from pipeline.runs import RunFolder, prepare, run_folder
+from pipeline.settings import OF_EGMF
 from pipeline.sources import Corpus, default_experiment, open_corpus, train_on
 
 __all__ = ["Request", "run_experiment"]
@@ -26,6 +27,10 @@ def run_experiment(
     Raises:
         PipelineError: the cache lacks something, or a run stands in the way.
     """
+    if request.fusion != "egmf" and (parts := OF_EGMF.intersection(request.ablate)):
+        raise PipelineError(
+            f"--ablate {sorted(parts)[0]}: --fusion {request.fusion} has no such part"
+        )
     if not set(EXPERTS) - set(request.ablate):
         raise PipelineError(
             f"--ablate {', '.join(EXPERTS)}: at least one expert must stay; name fewer of them"
@@ -44,7 +49,12 @@ def run_experiment(
             "has neighbouring turns; leave it out, or give both columns in the table"
         )
     experiment = request.experiment or default_experiment(
-        corpus.sets, request.ablate, request.context, request.folds, request.languages
+        request.fusion,
+        corpus.sets,
+        request.ablate,
+        request.context,
+        request.folds,
+        request.languages,
     )
     folders = []
     for seed in request.seeds:
@@ -91,7 +101,7 @@ def _config(request: Request, corpus: Corpus, experiment: str, seed: int) -> dic
         "modalities": list(corpus.sets),
         "features": {name: each.fingerprint for name, each in corpus.sets.items()},
         "table_sha256": corpus.table_sha256,
-        "fusion": "egmf",
+        "fusion": request.fusion,
         "ablate": list(request.ablate),
         "context": request.context[0],
         "context_after": request.context[1],

@@ -42,7 +42,9 @@ def judge_run(
         if temperatures is None:
             temperatures = fit_temperatures(scored)
         names = tuple(config.inputs)
-        table = prediction_table(scored, config.experts, names, settings.decision, temperatures)
+        table = prediction_table(
+            scored, config.gated_experts, names, settings.decision, temperatures
+        )
         return table, temperatures
 
     def metrics(table: pd.DataFrame) -> dict[str, Any]:
@@ -79,7 +81,11 @@ def judge_run(
             )
             for kept in proper_subsets(tuple(config.inputs))
         }
-        several = len(config.inputs) > 1 and "modalities" in config.gate_levels
+        several = (
+            len(config.inputs) > 1
+            and bool(config.gated_experts)
+            and "modalities" in config.gate_levels
+        )
         found["noise_probe"] = (
             probe_noise(model, inputs, test, settings.eval_batch_size) if several else None
         )

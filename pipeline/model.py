@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fuse.fusion import EXPERTS, Fused, Fusion, FusionConfig
-from fuse.gates import LEVELS, balance_loss, reliability_loss
+from fuse.config import EXPERTS, LEVELS, FusionConfig
+from fuse.fusion import Fused, Fusion
+from fuse.gates import balance_loss, reliability_loss
 from fuse.streams import Stream, Turns
 from generate.backbone import Backbone, LoraSettings, load_backbone
 from generate.errors import first_line
@@ -90,6 +91,8 @@ class Egmf(nn.Module):
         loss = self._answer_loss(items, fused, settings.label_smoothing)
         if settings.auxiliary_weight:
             loss = loss + settings.auxiliary_weight * _auxiliary_loss(fused.targets, auxiliary)
+        if fused.gate is None:
+            return loss
         if settings.balance_weight and len(self.fusion.config.experts) > 1:
             loss = loss + settings.balance_weight * balance_loss(fused.gate)
         if settings.reliability_weight and "modalities" in self.fusion.config.gate_levels:
@@ -140,6 +143,7 @@ def build_model(
     targets: int,
     settings: TrainSettings,
     *,
+    variant: str,
     ablate: Sequence[str],
     reach: int,
 ) -> Egmf:
@@ -150,6 +154,7 @@ def build_model(
         inputs: feature dimension of each modality, in order.
         targets: outputs of the auxiliary head.
         settings: of the run.
+        variant: of the fusion; see `fuse.config.VARIANTS`.
         ablate: parts to leave out; see `pipeline.settings.ABLATIONS`.
         reach: largest distance of a context turn, 0 for none.
     """
@@ -159,6 +164,7 @@ def build_model(
         inputs=dict(inputs),
         embedding_dim=language.embedding_dim,
         embedding_rms=language.embedding_rms,
+        variant=variant,
         dim=settings.dim,
         heads=settings.heads,
         layers=settings.layers,

@@ -22,9 +22,8 @@ from pipeline.model import build_model, load_model
 from pipeline.request import Bench, Request
 from pipeline.results import describe
 from pipeline.runs import RunFolder, environment, jsonable
-from pipeline.sampler import steps_of
 from pipeline.sources import Corpus, require_extracted, train_on
-from pipeline.training import Task, train
+from pipeline.training import Part, Task, steps_an_epoch, train
 from pipeline.transfer import judge_transfer
 
 
@@ -54,6 +53,7 @@ def train_and_score(
         features.dims,
         len(task.labels) + 1,
         settings,
+        variant=request.fusion,
         ablate=request.ablate,
         reach=max(request.context),
     )
@@ -71,14 +71,12 @@ def train_and_score(
     )
     write_scaling(features.scaling, folder.scaling)
     publish_json(folder.features, {m: each.description() for m, each in corpus.sets.items()})
-    steps = steps_of(len(corpus.utterances["train"]), settings.batch_size) * settings.epochs
+    part = Part(corpus.entry.name, inputs, prompter, corpus.utterances, task)
+    steps = steps_an_epoch([corpus.utterances["train"]], settings) * settings.epochs
     with bench.progress("training", steps) as advance:
         done = train(
             model,
-            inputs,
-            prompter,
-            corpus.utterances,
-            task,
+            [part],
             settings,
             folder,
             config["seed"],

@@ -139,7 +139,11 @@ class TrainedRun:
         )
         config = self.model.fusion.config
         table = prediction_table(
-            scored, config.experts, tuple(config.inputs), self.settings.decision, self.temperatures
+            scored,
+            config.gated_experts,
+            tuple(config.inputs),
+            self.settings.decision,
+            self.temperatures,
         )
         empty = [
             clip.id

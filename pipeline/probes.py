@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from fuse.fusion import Fused
 from pipeline.augment import replace_by_noise
 from pipeline.evaluation import batches
 from pipeline.inputs import Inputs
@@ -41,12 +42,12 @@ def probe_noise(
     generator = torch.Generator().manual_seed(NOISE_SEED)
     for batch in batches(utterances, batch_size):
         streams, turns = inputs.batch(batch)
-        before = model.fuse(streams, turns).gate.effective.cpu()
+        before = _gate_of(model.fuse(streams, turns))
         present = torch.stack([stream.present for stream in streams.values()], dim=1)
         for index, name in enumerate(names):
             chosen = present[:, index] & (present.sum(dim=1) > 1)
             noisy = {**streams, name: replace_by_noise(streams[name], chosen, generator)}
-            after = model.fuse(noisy, turns).gate.effective.cpu()
+            after = _gate_of(model.fuse(noisy, turns))
             pairs = torch.stack([before[chosen, index], after[chosen, index]], dim=1)
             weights[name].extend((float(a), float(b)) for a, b in pairs)
     return {name: _fall(np.array(pairs).T) for name, pairs in weights.items() if pairs}
@@ -83,6 +84,12 @@ def collapse_alarms(
         elif median is not None and metrics["mae"] >= median:
             alarms.append(f"MAE {metrics['mae']:.3f} is no better than the median's {median:.3f}")
     return alarms
+
+
+def _gate_of(fused: Fused) -> torch.Tensor:
+    if fused.gate is None:
+        raise ValueError("this fusion has no gate to probe")
+    return fused.gate.effective.cpu()
 
 
 def _fall(pairs: NDArray[np.float64]) -> dict[str, float | int]:

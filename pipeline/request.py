@@ -31,6 +31,7 @@ class Request:
     experiment: str | None
     llm: Llm
     settings: TrainSettings
+    fusion: str
     ablate: tuple[str, ...]
     context: tuple[int, int]
     seeds: tuple[int, ...]

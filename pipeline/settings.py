@@ -29,6 +29,9 @@ ABLATIONS = (
 """Parts that can be left out: an expert, the gate or one of its levels (a plain mean instead), what
 the fusion tells the language model, the adapter. Modalities and context have flags of their own."""
 
+OF_EGMF = frozenset(ABLATIONS) - {"pseudo-tokens", "lora"}
+"""Ablations that no other fusion knows."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0.0)]
@@ -59,6 +62,8 @@ class TrainSettings(BaseModel):
         batch_size: Utterances a step.
         length_window: Shuffled utterances are sorted by the length of their prompts within windows
             of this many batches, so that a batch needs little padding (0: not sorted).
+        joint_temperature: With --joint, a dataset of n utterances is sampled in proportion to
+            n^(1 / temperature); above one, small datasets are seen more often.
         fusion_lr: Peak learning rate of experts, gate and projector.
         lora_lr: Peak learning rate of the adapter.
         warmup: Share of all steps in which the rate rises, before the cosine.
@@ -102,6 +107,7 @@ class TrainSettings(BaseModel):
     patience: Positive = 6
     batch_size: Positive = 16
     length_window: Annotated[int, Field(ge=0)] = 0
+    joint_temperature: Annotated[float, Field(ge=1.0)] = 2.0
     fusion_lr: Rate = 5e-4
     lora_lr: Rate = 2e-4
     warmup: Share = 0.1

@@ -155,15 +155,16 @@ def choose_feature_sets(source: Source, say: Callable[[str], None]) -> dict[str,
 
 
 def default_experiment(
+    fusion: str,
     sets: Mapping[str, FeatureSet],
     ablate: Sequence[str],
     context: tuple[int, int],
     folds: str | None = None,
     languages: Sequence[str] = (),
 ) -> str:
-    """Name an experiment after what it reads, what it leaves out, its folds and languages."""
+    """Name an experiment after its fusion, what it reads and leaves out, folds and languages."""
     full = set(sets) >= set(MODALITY_ORDER)
-    name = "egmf" if full else f"egmf-{'+'.join(sets)}"
+    name = fusion if full else f"{fusion}-{'+'.join(sets)}"
     if any(context):
         name += f"-context-{context[0]}-{context[1]}"
     name += "".join(f"-no-{part}" for part in ablate)

@@ -69,7 +69,7 @@ def judge_transfer(
         config = model.fusion.config
         decision = decision_without_writing(request.settings.decision)
         names = tuple(config.inputs)
-        table = prediction_table(scored, config.experts, names, decision, temperatures)
+        table = prediction_table(scored, config.gated_experts, names, decision, temperatures)
         found[entry.name] = {
             "labels": list(labels),
             **metrics_of(table, labels, entry.protocol),

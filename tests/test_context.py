@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuse.fusion import Fusion, FusionConfig
+from fuse.config import FusionConfig
+from fuse.fusion import Fusion
 from fuse.streams import Stream, Turns
 from generate.backbone import load_language_model
 from generate.language_model import LanguageModel

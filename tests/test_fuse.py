@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fuse.config import EXPERTS, LEVELS, FusionConfig
 from fuse.experts import GlobalExpert, LocalExpert, SemanticExpert
-from fuse.fusion import EXPERTS, Fused, Fusion, FusionConfig
-from fuse.gates import LEVELS, GateWeights, HierarchicalGate, balance_loss, reliability_loss
+from fuse.fusion import Fused, Fusion
+from fuse.gates import GateWeights, HierarchicalGate, balance_loss, reliability_loss
 from fuse.streams import AttentivePooling, Stream, masked_deviation, masked_mean, masked_softmax
 
 DIMS = {"text": 5, "audio": 7, "visual": 3, "pulse": 2}
@@ -161,7 +162,7 @@ def test_an_expert_can_be_left_out(expert: str) -> None:
     fusion = make_fusion(("text", "audio"), experts=kept)
     fused = run(fusion, make_streams(("text", "audio"), {"text": [3], "audio": [2]}))
     assert fused.gate.experts.shape == (1, 2)
-    assert not any(expert in name for name, _ in fusion.experts.named_parameters())
+    assert not any(expert in name for name, _ in fusion.core.experts.named_parameters())
 
 
 def test_a_static_gate_is_a_plain_mean_over_what_is_there() -> None:
@@ -170,7 +171,7 @@ def test_a_static_gate_is_a_plain_mean_over_what_is_there() -> None:
     gate = run(fusion, make_streams(("text", "audio", "visual"), lengths)).gate
     torch.testing.assert_close(gate.effective[0], torch.full((3,), 1 / 3))
     torch.testing.assert_close(gate.effective[1], torch.tensor([0.5, 0.0, 0.5]))
-    assert not list(fusion.gate.parameters())
+    assert not list(fusion.core.gate.parameters())
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -49,6 +49,7 @@ def request(toy: Path, llm: Path, **changes: Any) -> Request:
         "experiment": None,
         "llm": Llm(str(llm), random_weights=True),
         "settings": SETTINGS,
+        "fusion": "egmf",
         "ablate": (),
         "context": (0, 0),
         "seeds": (1,),

@@ -34,6 +34,16 @@ class Select(StrEnum):
     last = "last"
 
 
+class Fusions(StrEnum):
+    """How the modalities are fused (`fuse.config.VARIANTS`)."""
+
+    egmf = "egmf"
+    concat = "concat"
+    mse_adapter = "mse-adapter"
+    mult = "mult"
+    emo_caps = "emo-caps"
+
+
 class Ablation(StrEnum):
     """Parts that can be left out (`pipeline.settings.ABLATIONS`)."""
 
@@ -77,6 +87,9 @@ def train(
     modalities: Modalities = None,
     context: Annotated[int, typer.Option(min=0, help="Turns before the utterance.")] = 0,
     context_after: Annotated[int, typer.Option(min=0, help="Turns after the utterance.")] = 0,
+    fusion: Annotated[
+        Fusions, typer.Option(help="EGMF's experts and gate, or a variant to compare with.")
+    ] = Fusions.egmf,
     ablate: Annotated[
         list[Ablation] | None, typer.Option(help="Leave out a part; may be given several times.")
     ] = None,
@@ -174,6 +187,7 @@ def train(
             experiment=experiment,
             llm=language_model_of(size, llm, cache),
             settings=settings,
+            fusion=fusion.value,
             ablate=tuple(part.value for part in ablate or ()),
             context=(context, context_after),
             seeds=tuple(seed or ((1111,) if size == "tiny" else (1111, 2222, 3333, 4444, 5555))),
