@@ -26,7 +26,7 @@ from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answe
 from pipeline.model import AuxiliaryTargets, Egmf, ItemBatch
 from pipeline.prompting import Prompter
 from pipeline.runs import RunFolder
-from pipeline.sampler import derive_seed, epoch_batches, steps_of
+from pipeline.sampler import derive_seed, joint_batches, shares_of
 from pipeline.settings import TrainSettings
 
 LOG_EVERY = 10
@@ -47,12 +47,25 @@ class Task:
     label_weights: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Part:
+    """One dataset of a run: its rows by split, how they are read, and what is asked about them.
+
+    `outputs` is the place of each label among the auxiliary head's outputs, where that is not its
+    place among the task's labels.
+    """
+
+    name: str
+    inputs: Inputs
+    prompter: Prompter
+    utterances: Mapping[str, Sequence[Utterance]]
+    task: Task
+    outputs: Mapping[str, int] = field(default_factory=dict)
+
+
 def train(
     model: Egmf,
-    inputs: Inputs,
-    prompter: Prompter,
-    utterances: Mapping[str, Sequence[Utterance]],
-    task: Task,
+    parts: Sequence[Part],
     settings: TrainSettings,
     folder: RunFolder,
     seed: int,
@@ -64,20 +77,17 @@ def train(
 
     Args:
         model: freshly built.
-        inputs: features, with their scaling fitted, and context.
-        prompter: of the run's questions.
-        utterances: of the train and valid splits.
-        task: what is asked.
+        parts: the datasets to train on; each step takes its batch from one of them.
         settings: of the run.
         folder: where the run lies.
         seed: everything random follows from it.
         advance: called with the number of steps done.
         say: called with a line for people after every epoch.
     """
-    rows = utterances["train"]
-    steps = steps_of(len(rows), settings.batch_size)
+    rows = [part.utterances["train"] for part in parts]
+    steps = steps_an_epoch(rows, settings)
     optimizer, schedule = _optimizer(model, settings, settings.epochs * steps)
-    lengths = _prompt_lengths(rows, prompter, task) if settings.length_window else None
+    lengths = [_prompt_lengths(part) for part in parts] if settings.length_window else None
     progress = load_checkpoint(folder, model, optimizer, schedule)
     advance(progress.step)
     while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
@@ -86,10 +96,16 @@ def train(
         torch.manual_seed(derive_seed(seed, epoch))
         model.train()
         losses = []
-        for batch in epoch_batches(
-            rows, settings.batch_size, seed, epoch, lengths, settings.length_window
+        for place, batch in joint_batches(
+            rows,
+            settings.batch_size,
+            seed,
+            epoch,
+            temperature=settings.joint_temperature,
+            lengths=lengths,
+            window=settings.length_window,
         ):
-            loss = _step(model, inputs, prompter, batch, task, settings, progress.step, seed)
+            loss = _step(model, parts[place], batch, settings, progress.step, seed)
             progress.step += 1
             if _update(model, optimizer, loss, settings):
                 schedule.step()
@@ -109,8 +125,8 @@ def train(
                         "seconds": progress.seconds + time.monotonic() - started,
                     }
                 )
-        metrics = validate(model, inputs, prompter, utterances["valid"], task, settings)
-        value = selection_value(metrics, task) if metrics else None
+        metrics = {part.name: validate(model, part, settings) for part in parts}
+        value = _mean_selection(parts, metrics)
         keep = _is_kept(value, epoch, progress, settings)
         progress.epoch = epoch
         progress.seconds += time.monotonic() - started
@@ -118,14 +134,14 @@ def train(
             progress.best_epoch = epoch
             progress.best_value = progress.best_value if value is None else value
         mean_loss = sum(losses) / max(1, len(losses))
-        scalars = {key: each for key, each in metrics.items() if isinstance(each, int | float)}
+        scalars = {name: _scalars(each) for name, each in metrics.items()}
         folder.append_log(
             {
                 "kind": "epoch",
                 "epoch": epoch,
                 "step": progress.step,
                 "train_loss": mean_loss,
-                "valid": scalars,
+                "valid": scalars if len(parts) > 1 else scalars[parts[0].name],
                 "selection": value,
                 "best": keep,
                 "skipped": progress.skipped,
@@ -137,18 +153,19 @@ def train(
     return progress
 
 
-def validate(
-    model: Egmf,
-    inputs: Inputs,
-    prompter: Prompter,
-    utterances: Sequence[Utterance],
-    task: Task,
-    settings: TrainSettings,
-) -> dict[str, Any]:
-    """Score the validation split; nothing where there is none."""
+def steps_an_epoch(rows: Sequence[Sequence[Utterance]], settings: TrainSettings) -> int:
+    """Return the number of steps of an epoch over the training rows of each dataset."""
+    counts = [len(each) for each in rows]
+    return sum(shares_of(counts, settings.batch_size, settings.joint_temperature))
+
+
+def validate(model: Egmf, part: Part, settings: TrainSettings) -> dict[str, Any]:
+    """Score a dataset's validation split; nothing where there is none."""
+    utterances, task = part.utterances["valid"], part.task
     if not utterances:
         return {}
-    scored = score(model, inputs, prompter, utterances, task.names, settings.eval_batch_size)
+    size = settings.eval_batch_size
+    scored = score(model, part.inputs, part.prompter, utterances, task.names, size)
     config = model.fusion.config
     # Decided by probability whatever the run's decision is: free writing is for the final scores.
     decision = decision_without_writing(settings.decision)
@@ -169,26 +186,38 @@ def selection_value(metrics: Mapping[str, Any], task: Task) -> float:
     return value
 
 
+def _mean_selection(
+    parts: Sequence[Part], metrics: Mapping[str, Mapping[str, Any]]
+) -> float | None:
+    """Return the mean of the datasets' selection values; None where there is no validation."""
+    values = [
+        selection_value(metrics[each.name], each.task) for each in parts if metrics[each.name]
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {key: each for key, each in metrics.items() if isinstance(each, int | float)}
+
+
 def _step(
     model: Egmf,
-    inputs: Inputs,
-    prompter: Prompter,
+    part: Part,
     batch: Sequence[Utterance],
-    task: Task,
     settings: TrainSettings,
     step: int,
     seed: int,
 ) -> torch.Tensor:
     generator = torch.Generator().manual_seed(derive_seed(seed, 1_000_000 + step))
-    streams, turns = inputs.batch(batch)
+    streams, turns = part.inputs.batch(batch)
     changed = augment(
         streams,
         settings.modality_dropout,
         settings.modality_noise,
         generator,
     )
-    items = _items(prompter, batch, task, changed)
-    auxiliary = _auxiliary(batch, task)
+    items = _items(part.prompter, batch, part.task, changed)
+    auxiliary = _auxiliary(batch, part)
     return model.loss(changed.streams, turns, items, auxiliary, changed.corrupted, settings)
 
 
@@ -231,9 +260,12 @@ def _is_kept(value: float | None, epoch: int, progress: Progress, settings: Trai
     return value is not None and value > progress.best_value
 
 
-def _prompt_lengths(rows: Sequence[Utterance], prompter: Prompter, task: Task) -> list[int]:
-    """Return the length of each utterance's longest prompt."""
-    return [max(prompter.tokens(name, each).length(0) for name in task.names) for each in rows]
+def _prompt_lengths(part: Part) -> list[int]:
+    """Return the length of the longest prompt of each of a dataset's training utterances."""
+    return [
+        max(part.prompter.tokens(name, each).length(0) for name in part.task.names)
+        for each in part.utterances["train"]
+    ]
 
 
 def _items(
@@ -265,8 +297,10 @@ def _items(
     )
 
 
-def _auxiliary(batch: Sequence[Utterance], task: Task) -> AuxiliaryTargets:
-    label = [-100 if u.label is None else task.labels.index(u.label) for u in batch]
+def _auxiliary(batch: Sequence[Utterance], part: Part) -> AuxiliaryTargets:
+    task = part.task
+    outputs = part.outputs or {name: place for place, name in enumerate(task.labels)}
+    label = [-100 if u.label is None else outputs[u.label] for u in batch]
     score = [math.nan if u.score is None else u.score / task.score_scale * 4 for u in batch]
     return AuxiliaryTargets(torch.tensor(label), torch.tensor(score))
 
@@ -301,11 +335,14 @@ def _out_of_patience(progress: Progress, settings: TrainSettings) -> bool:
     return progress.epoch - progress.best_epoch >= settings.patience and progress.epoch > 0
 
 
-def _epoch_line(epoch: int, loss: float, metrics: Mapping[str, float], best: bool) -> str:
+def _epoch_line(
+    epoch: int, loss: float, metrics: Mapping[str, Mapping[str, float]], best: bool
+) -> str:
     shown = [
-        f"{name.replace('_', ' ')} {metrics[name]:.3f}"
+        f"{dataset + ' ' if len(metrics) > 1 else ''}{name.replace('_', ' ')} {each[name]:.3f}"
+        for dataset, each in metrics.items()
         for name in ("weighted_f1", "mae", "corr")
-        if name in metrics
+        if name in each
     ]
     mark = "  (best so far)" if best else ""
     validation = f", validation {', '.join(shown)}" if shown else ""
