@@ -17,9 +17,10 @@ from extract.files import publish_json, publishing
 from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics_of
 from pipeline.features import Features
+from pipeline.fitting import task_of
 from pipeline.items import Utterance
 from pipeline.manifest import nearest
-from pipeline.one_run import task_of, train_and_score
+from pipeline.one_run import train_and_score
 from pipeline.probes import collapse_alarms
 from pipeline.report.load import read_predictions
 from pipeline.request import Bench, Request

@@ -43,12 +43,20 @@ class _Strict(BaseModel):
 
 
 class Label(_Strict):
-    """One class: its canonical name, the words the model writes, and other spellings in files."""
+    """One class: its canonical name, the words the model writes, and other spellings in files.
+
+    `same_as` names labels of other datasets that mean the same.
+    """
 
     name: str
     en: str
     zh: str
     aliases: tuple[str, ...] = ()
+    same_as: tuple[str, ...] = ()
+
+    def means(self, other: Label) -> bool:
+        """Tell whether a label of another dataset means the same."""
+        return self.name == other.name or self.name in other.same_as or other.name in self.same_as
 
     def word(self, language: str) -> str:
         """Return the word that stands for this class in a prompt of `language`."""
@@ -60,11 +68,15 @@ class Label(_Strict):
 
 
 class Range(_Strict):
-    """Scores run from `low` to `high`; answers are written in multiples of `step`."""
+    """Scores run from `low` to `high`; answers are written in multiples of `step`.
+
+    Scores of two datasets that name the same in `measures` differ in their range alone.
+    """
 
     low: float
     high: float
     step: float = Field(gt=0)
+    measures: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

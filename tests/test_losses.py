@@ -13,7 +13,7 @@ from generate.backbone import LoraSettings, load_language_model
 from generate.language_model import LanguageModel, PromptTokens
 from generate.prompts import Prompt
 from pipeline.items import Utterance
-from pipeline.one_run import task_of
+from pipeline.fitting import task_of
 from pipeline.sampler import epoch_batches, steps_of
 from pipeline.settings import TrainSettings
 from pipeline.sources import Source, open_corpus

@@ -10,7 +10,9 @@ import pytest
 
 from extract.table import write_table
 from pipeline.experiment import run_experiment
+from pipeline.manifest import load_manifest
 from pipeline.settings import TrainSettings
+from pipeline.transfer import match
 from tests.helpers_toy import (
     DIMS,
     MANIFEST,
@@ -60,17 +62,63 @@ def test_the_model_meets_every_dataset_that_fits(toy: Path, toy_llm: Path) -> No
     settings = TrainSettings(**{**SETTINGS.model_dump(), "epochs": 6})
     (folder,) = run_experiment(request(toy, toy_llm, settings=settings), no_progress, said.append)
     result = result_of(folder)
-    assert set(result["transfer"]) == {"copy", "wider"}
+    assert set(result["transfer"]) == {"copy", "wider", "stranger"}
     copy = result["transfer"]["copy"]
+    assert copy["rows"]["classification"] == {"scored": 16, "labelled": 16}
+    assert (copy["mapped"], copy["rescaled"], "left_out" in copy) == ({}, False, False)
     for name in ("accuracy", "weighted_f1", "mae", "corr", "n_regression"):
         assert copy[name] == pytest.approx(result["test"][name]), name
     wider = result["transfer"]["wider"]
     assert wider["labels"] == ["anger", "joy"]
     assert wider["n_classification"] == 12
+    assert wider["rows"] == {"classification": {"scored": 12, "labelled": 16}}
     assert wider["accuracy"] >= 0.9
     assert "mae" not in wider
-    (left_out,) = [line for line in said if line.startswith("transfer")]
-    assert "stranger left out: it has no text features of toy:signal" in left_out
+    assert "scores run from -3 to 3, ours from -1 to 1" in wider["left_out"]
+    assert set(result["transfer"]["stranger"]) == {"left_out"}
+    said = [line for line in said if line.startswith("transfer")]
+    assert "stranger left out: it has no text features of toy:signal" in said[0]
+    assert len(said) == 2
+
+
+def test_the_manifest_maps_labels_and_ranges(toy: Path, toy_llm: Path) -> None:
+    """Scores three times as large on a range three times as wide give three times the error."""
+    table = toy_table()
+    far = table.assign(
+        label=table["label"].replace({"joy": "happiness", "anger": "rage"}),
+        score=table["score"] * 3,
+    )
+    entry = (
+        MANIFEST.replace("name: anger, ", "name: rage, ")
+        .replace("name: joy, ", "name: happiness, same_as: [joy], ")
+        .replace("low: -1, high: 1, step: 0.1", "low: -3, high: 3, step: 0.1, measures: feeling")
+    )
+    manifest = toy / "toy.yaml"
+    own = manifest.read_text(encoding="utf-8")
+    own = own.replace("name: anger, ", "name: anger, same_as: [rage], ")
+    own = own.replace("step: 0.1", "step: 0.1, measures: feeling")
+    manifest.write_text(own, encoding="utf-8")
+    add_dataset(toy, "far", far, entry)
+    settings = TrainSettings(**{**SETTINGS.model_dump(), "epochs": 2})
+    result = result_of(run(request(toy, toy_llm, settings=settings)))
+    found = result["transfer"]["far"]
+    assert found["mapped"] == {"rage": "anger", "happiness": "joy"}
+    assert found["accuracy"] == pytest.approx(result["test"]["accuracy"])
+    assert found["rescaled"] is True
+    assert found["mae"] == pytest.approx(3 * result["test"]["mae"], rel=1e-5)
+
+
+def test_labels_of_the_field_are_mapped() -> None:
+    known = load_manifest().datasets
+    found = match(known["meld"], known["cherma"])
+    assert found.labels["happiness"] == "joy"
+    assert len(found.labels) == 7
+    assert match(known["cherma"], known["meld"]).labels["joy"] == "happiness"
+    assert match(known["mosei"], known["mosi"]).rescale is None
+    there = match(known["mosei"], known["simsv2"]).rescale
+    assert there is not None
+    assert (there[0].high, there[1].high) == (3, 1)
+    assert match(known["meld"], known["mosei"]).tasks == ()
 
 
 def test_alone_in_the_cache_there_is_nothing_to_transfer_to(toy: Path, toy_llm: Path) -> None:

@@ -1,0 +1,148 @@
+"""From what was asked to a trained model: read the datasets, build the model, train it.
+
+Shared by plain runs, joint ones and the trials of a study, which differ in what they score.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.checkpoints import Progress
+from pipeline.context import find_context
+from pipeline.features import Features
+from pipeline.inputs import Inputs
+from pipeline.items import Utterance, questions_of
+from pipeline.judging import prompter_of
+from pipeline.model import Egmf, build_model, load_model
+from pipeline.request import Bench, Request
+from pipeline.runs import RunFolder
+from pipeline.sources import Corpus, require_extracted, train_on
+from pipeline.training import Part, Task, steps_an_epoch, train
+
+
+@dataclass(frozen=True)
+class Material:
+    """One dataset as a run reads it: the rows it may train on, their features, its questions."""
+
+    corpus: Corpus
+    inputs: Inputs
+    task: Task
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A fresh model and the datasets it is to be trained on."""
+
+    model: Egmf
+    parts: tuple[Part, ...]
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Count the parameters, and those that train."""
+        every = list(self.model.parameters())
+        return {
+            "trainable": sum(p.numel() for p in every if p.requires_grad),
+            "total": sum(p.numel() for p in every),
+        }
+
+
+def open_material(request: Request, corpus: Corpus) -> Material:
+    """Open a dataset's features and fit their scaling on its training split.
+
+    Raises:
+        PipelineError: some rows are not extracted, or none is of the languages asked for.
+    """
+    require_extracted(corpus)
+    if request.languages:
+        corpus = train_on(corpus, request.languages)
+    features = Features(corpus.sets, request.settings.pool)
+    features.fit([each.id for each in corpus.utterances["train"]])
+    every = [each for rows in corpus.utterances.values() for each in rows]
+    inputs = Inputs(features, find_context(every, *request.context))
+    return Material(corpus, inputs, task_of(corpus, request.settings.class_weights == "balanced"))
+
+
+def assemble(request: Request, materials: Sequence[Material], seed: int, bench: Bench) -> Assembly:
+    """Build a fresh model for datasets whose modalities and dimensions agree.
+
+    The auxiliary head has one output a label, shared by the datasets that name it alike.
+    """
+    settings = request.settings
+    labels = list(dict.fromkeys(label for each in materials for label in each.task.labels))
+    outputs = {label: place for place, label in enumerate(labels)}
+    backbone = bench.backbone()
+    torch.manual_seed(seed)
+    model = build_model(
+        backbone,
+        materials[0].inputs.features.dims,
+        len(labels) + 1,
+        settings,
+        variant=request.fusion,
+        ablate=request.ablate,
+        reach=max(request.context),
+    )
+    parts = (
+        Part(
+            each.corpus.entry.name,
+            each.inputs,
+            prompter_of(model, each.inputs, each.task, settings),
+            each.corpus.utterances,
+            each.task,
+            outputs,
+        )
+        for each in materials
+    )
+    return Assembly(model, tuple(parts))
+
+
+def fit(
+    assembly: Assembly, request: Request, folder: RunFolder, seed: int, bench: Bench
+) -> tuple[Egmf, Progress]:
+    """Train, or go on from the last checkpoint; returns the model with the weights to be scored."""
+    settings = request.settings
+    rows = [part.utterances["train"] for part in assembly.parts]
+    parameters = assembly.parameters
+    on = " and ".join(
+        f"{len(part.utterances['train']):,} utterances of {part.name}" for part in assembly.parts
+    )
+    bench.say(
+        f"{folder.path}: {parameters['trainable']:,} of {parameters['total']:,} parameters train, "
+        f"on {on} ({', '.join(assembly.parts[0].inputs.features.sets)})"
+    )
+    steps = steps_an_epoch(rows, settings) * settings.epochs
+    with bench.progress("training", steps) as advance:
+        done = train(
+            assembly.model,
+            assembly.parts,
+            settings,
+            folder,
+            seed,
+            advance=advance,
+            say=bench.say,
+        )
+    return load_model(folder.best, bench.backbone()), done
+
+
+def task_of(corpus: Corpus, balanced: bool = False) -> Task:
+    """Return what is asked about a corpus; `balanced` weighs its labels by inverse frequency."""
+    entry = corpus.entry
+    languages = sorted({each.language for rows in corpus.utterances.values() for each in rows})
+    scale = entry.scores.high - entry.scores.low if entry.scores else 1.0
+    return Task(
+        names=tuple(entry.task),
+        labels=tuple(label.name for label in entry.labels),
+        score_scale=scale,
+        protocol=entry.protocol,
+        questions=questions_of(entry, languages),
+        label_weights=_balanced_weights(corpus.utterances["train"]) if balanced else {},
+    )
+
+
+def _balanced_weights(rows: Sequence[Utterance]) -> Mapping[str, float]:
+    """Weigh each label that occurs so that all weigh alike and the mean weight is one."""
+    counts = Counter(each.label for each in rows if each.label is not None)
+    return {label: counts.total() / (len(counts) * count) for label, count in counts.items()}
