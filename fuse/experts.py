@@ -82,10 +82,12 @@ class PairAttention(nn.Module):
     def forward(self, target: Stream, source: Stream) -> Tensor:
         """Return what `target` learns from `source`, [batch, dim]; zeros where either is absent."""
         both = target.present & source.present
-        # A row whose keys are all masked would be NaN: let it see everything, then zero it.
-        blocked = ~source.mask & source.present.unsqueeze(1)
         seen, _ = self.attention(
-            target.value, source.value, source.value, key_padding_mask=blocked, need_weights=False
+            target.value,
+            source.value,
+            source.value,
+            key_padding_mask=source.key_padding,
+            need_weights=False,
         )
         correlated = self.left(masked_mean(target.value, target.mask)) * self.right(
             masked_mean(source.value, source.mask)

@@ -26,6 +26,15 @@ class Stream:
         """Return which utterances have the modality at all, [batch] bool."""
         return self.mask.any(dim=1)
 
+    @property
+    def key_padding(self) -> Tensor:
+        """Return which rows attention must not look at, [batch, time] bool.
+
+        None where the modality is absent: attention over nothing would be NaN, so it sees padding
+        there, and whoever asks sets the outcome to zero.
+        """
+        return ~self.mask & self.present.unsqueeze(1)
+
 
 @dataclass(frozen=True)
 class Turns:
@@ -46,6 +55,14 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
     """Average `value` [batch, time, dim] over the rows that `mask` marks; zeros where none is."""
     weight = mask.unsqueeze(-1).to(value.dtype)
     return (value * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+
+
+def last_row(value: Tensor, mask: Tensor) -> Tensor:
+    """Take the last row of `value` [batch, time, dim] that `mask` marks; zeros where none is."""
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    index = (mask * place).argmax(dim=1)
+    rows = value[torch.arange(len(value), device=value.device), index]
+    return rows * mask.any(dim=1, keepdim=True).to(value.dtype)
 
 
 def masked_deviation(value: Tensor, mask: Tensor, mean: Tensor) -> Tensor:

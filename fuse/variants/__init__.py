@@ -17,11 +17,15 @@ from fuse.context import TurnAttention
 from fuse.egmf import EgmfCore
 from fuse.streams import Stream, Turns
 from fuse.variants.concat import ConcatFusion
+from fuse.variants.mse_adapter import MseAdapterFusion
+from fuse.variants.mult import MultFusion
 
 Variant = Callable[[FusionConfig], nn.Module]
 
 UNGATED: dict[str, Variant] = {
     "concat": ConcatFusion,
+    "mse-adapter": MseAdapterFusion,
+    "mult": MultFusion,
 }
 """Variants that map streams to a vector; `forward(streams) -> [batch, dim]`."""
 
