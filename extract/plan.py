@@ -22,7 +22,7 @@ import numpy as np
 from extract.encoders.base import EncoderInfo, Settings
 from extract.errors import ExtractError
 from extract.files import sha256_of
-from extract.paths import resolve_inside
+from extract.paths import Folder
 from extract.shards import (
     MAX_SHARD_BYTES,
     SetAside,
@@ -40,7 +40,7 @@ ABSENT = "absent"
 Why = Literal["new", "changed", "retried", "fresh"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One utterance's input for one modality, or the reason why there is none."""
 
@@ -48,11 +48,16 @@ class Row:
     split: str
     digest: str
     text: str | None = None
-    path: Path | None = None
+    root: Path | None = None  # of `file`; None where there is none to be read
     file: str = ""  # as the table names it
     start: float | None = None
     end: float | None = None
     absent: SetAside | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The file to be read."""
+        return None if self.root is None else self.root / self.file
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,10 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The shards to be written, and those that are done and stay."""
+    """The shards to be written, and of those that are done and stay the number of utterances."""
 
     todo: tuple[ShardPlan, ...]
-    done: tuple[Sidecar, ...]
+    done: dict[int, int]
 
     def rows_todo(self) -> int:
         """Return how many utterances are to be encoded."""
@@ -86,7 +91,7 @@ class Plan:
 
     def rows_done(self) -> int:
         """Return how many utterances are in finished shards."""
-        return sum(len(sidecar.ids) for sidecar in self.done)
+        return sum(self.done.values())
 
 
 def text_rows(utterances: Iterable[Utterance]) -> list[Row]:
@@ -115,8 +120,10 @@ class MediaFiles:
     def __init__(
         self, root: Path, *, hash_media: bool = False, allow_symlinks: bool = False
     ) -> None:
-        self._root, self._hash, self._allow_symlinks = root, hash_media, allow_symlinks
-        self._seen: dict[str, tuple[Path, str] | str] = {}
+        self._root, self._hash = root, hash_media
+        self._folder = Folder(root, allow_symlinks=allow_symlinks)
+        self._digests: dict[str, str] = {}
+        self._troubles: dict[str, str] = {}
 
     def rows(self, utterances: Iterable[Utterance], stream: Literal["audio", "video"]) -> list[Row]:
         """Return the file and span of each utterance's `audio` or `video`."""
@@ -126,30 +133,31 @@ class MediaFiles:
         if file is None:
             absent = SetAside(one.id, "", "table", "no file in the table")
             return Row(one.id, one.split, ABSENT, absent=absent)
-        if file not in self._seen:
-            self._seen[file] = self._look_at(file)
-        found = self._seen[file]
-        if isinstance(found, str):
-            absent = SetAside(one.id, file, "open", found)
+        if file not in self._digests and file not in self._troubles:
+            self._look_at(file)
+        if (trouble := self._troubles.get(file)) is not None:
+            absent = SetAside(one.id, file, "open", trouble)
             return Row(one.id, one.split, ABSENT, file=file, absent=absent)
-        path, contents = found
-        digest = f"{contents} {one.start} {one.end}"
-        return Row(one.id, one.split, digest, path=path, file=file, start=one.start, end=one.end)
+        digest = f"{self._digests[file]} {one.start} {one.end}"
+        return Row(one.id, one.split, digest, None, self._root, file, one.start, one.end)
 
-    def _look_at(self, file: str) -> tuple[Path, str] | str:
-        """Return a file's path and what tells its contents, or why it cannot be read."""
+    def _look_at(self, file: str) -> None:
+        """Note what tells a file's contents, or why it cannot be read."""
         try:
-            path = resolve_inside(self._root, file, allow_symlinks=self._allow_symlinks)
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
-                return "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            if self._hash:
-                return path, sha256_of(path)
-            return path, f"{status.st_size} {status.st_mtime_ns}"
+            status = self._folder.status(file)
+            if status is None:
+                self._troubles[file] = "no such file"
+            elif not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+                folder = stat.S_ISDIR(status.st_mode)
+                self._troubles[file] = "a folder" if folder else "not a regular file"
+            elif self._hash:
+                self._digests[file] = sha256_of(self._root / file)
+            else:
+                self._digests[file] = f"{status.st_size} {status.st_mtime_ns}"
         except FileNotFoundError:
-            return "no such file"
+            self._troubles[file] = "no such file"
         except (ExtractError, OSError) as error:
-            return str(error)
+            self._troubles[file] = str(error)
 
 
 def rows_in_a_shard(wanted: int, info: EncoderInfo, settings: Settings, rows: list[Row]) -> int:
@@ -195,21 +203,22 @@ def make_plan(
         fresh: Plan as if nothing were done.
     """
     by_id = {row.id: row for row in rows}
-    finished: dict[int, Sidecar] = {}
+    finished: dict[int, _Finished] = {}
+    members: dict[int, tuple[Row, ...]] = {}
+    # One sidecar at a time: those of a million rows would fill the memory.
     for number in () if fresh else shard_numbers(folder):
         sidecar = find_done(folder, number, fingerprint)
         if sidecar is not None:
-            finished[number] = sidecar
-    members = {
-        number: tuple(by_id[name] for name in sidecar.ids if name in by_id)
-        for number, sidecar in finished.items()
-    }
+            finished[number] = _Finished(
+                len(sidecar.ids), _changed(sidecar, by_id), _to_retry(sidecar, by_id)
+            )
+            members[number] = tuple([by_id[name] for name in sidecar.ids if name in by_id])
     placed = {row.id for rows_of_shard in members.values() for row in rows_of_shard}
     for number in () if fresh else begun_numbers(folder):
         if number not in finished:
             left = [name for name in _members_left(folder, number, fingerprint) if name in by_id]
             if left and placed.isdisjoint(left):
-                members[number] = tuple(by_id[name] for name in left)
+                members[number] = tuple([by_id[name] for name in left])
                 placed.update(left)
     rest = [row for row in rows if row.id not in placed]
     taken_numbers = frozenset(members)
@@ -217,7 +226,9 @@ def make_plan(
     for begin in range(0, len(rest), rows_per_shard):
         members[next(free)] = tuple(rest[begin : begin + rows_per_shard])
 
-    todo, done, taken = [], [], 0
+    todo: list[ShardPlan] = []
+    done: dict[int, int] = {}
+    taken = 0
     for number in sorted(members):
         held = members[number]
         if limit is not None and taken >= limit:
@@ -225,16 +236,25 @@ def make_plan(
         if not held or (splits and not any(row.split in splits for row in held)):
             continue
         taken += len(held)
-        sidecar = finished.get(number)
-        if sidecar is None:
+        before = finished.get(number)
+        if before is None:
             todo.append(ShardPlan(number, held, "fresh" if fresh else "new", len(held)))
-        elif changed := _changed(sidecar, by_id):
-            todo.append(ShardPlan(number, held, "changed", changed))
-        elif retry_quarantined and (again := _to_retry(sidecar, by_id)):
-            todo.append(ShardPlan(number, held, "retried", again))
+        elif before.changed:
+            todo.append(ShardPlan(number, held, "changed", before.changed))
+        elif retry_quarantined and before.to_retry:
+            todo.append(ShardPlan(number, held, "retried", before.to_retry))
         else:
-            done.append(sidecar)
-    return Plan(tuple(todo), tuple(done))
+            done[number] = before.utterances
+    return Plan(tuple(todo), done)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished shard: how many members it has, have changed, and could be tried again."""
+
+    utterances: int
+    changed: int
+    to_retry: int
 
 
 def begun_numbers(folder: Path) -> list[int]:

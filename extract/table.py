@@ -9,7 +9,6 @@ file's own description, so that a record beside the table (`utterances.json`) ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +46,7 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """What stage one needs to know of one row."""
 
@@ -153,35 +152,29 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def utterances(frame: pd.DataFrame) -> list[Utterance]:
     """Return the rows of a table as `Utterance`s, with one file named for each stream."""
-    columns = ["id", "split", "text", "media", "audio", "video", "start", "end"]
-    rows = frame.reindex(columns=columns).itertuples(index=False)
+    texts = [_texts(frame, name) for name in ("id", "split", "text", "media", "audio", "video")]
+    spans = [_numbers(frame, name) for name in ("start", "end")]
     return [
-        Utterance(
-            id=row.id,
-            split=row.split,
-            text=_text(row.text),
-            audio=_text(row.audio) or _text(row.media),
-            video=_text(row.video) or _text(row.media),
-            start=_number(row.start),
-            end=_number(row.end),
+        Utterance(name, split, words, sound or file, pictures or file, start, end)
+        for name, split, words, file, sound, pictures, start, end in zip(
+            *texts, *spans, strict=True
         )
-        for row in _named(rows)
     ]
 
 
-def _named(rows: Iterable[Any]) -> Iterable[Any]:
-    # pandas types itertuples() as plain tuples; its rows do carry the columns' names.
-    return rows
+def _texts(frame: pd.DataFrame, name: str) -> list[Any]:
+    """Return a column of texts, None where there is none."""
+    if name not in frame:
+        return [None] * len(frame)
+    return [value if isinstance(value, str) else None for value in frame[name].tolist()]
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: Any) -> float | None:
-    import pandas as pd
-
-    return None if pd.isna(value) else float(value)
+def _numbers(frame: pd.DataFrame, name: str) -> list[float | None]:
+    """Return a column of numbers, None where there is none."""
+    if name not in frame:
+        return [None] * len(frame)
+    values = frame[name].astype("float64").tolist()
+    return [None if value != value else value for value in values]  # NaN differs from itself
 
 
 def _nullable_integer() -> Any:

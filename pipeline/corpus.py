@@ -9,7 +9,7 @@ names file and line. What can be worked around is kept and noted: every labelled
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from extract.layouts import (
     LayoutTable,
     ReleaseNotFoundError,
 )
-from extract.paths import resolve_inside
+from extract.paths import Folder, resolve_inside
 from extract.table import SCHEMA, SPLITS
 from pipeline.errors import PipelineError
 from pipeline.manifest import LANGUAGE_PER_ROW, DatasetEntry, nearest
@@ -36,6 +36,9 @@ SCORE_TOLERANCE = 1e-6
 """How far a score may lie outside its range: files hold thirds rounded in single precision."""
 
 MAX_ID_BYTES = 255
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNTIDY = re.compile(r"//|^/|/$|(^|/)\.(/|$)")  # what a path does not keep when it is parsed
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,12 @@ def build_table(
         )
     release, folder = _read_release(entry, data_root, allow_symlinks)
     checker = _Checker(entry, data_root, folder, allow_symlinks)
-    records = [checker.record(row) for row in release.rows]
-    table = pd.DataFrame(records, columns=SCHEMA.names, dtype=object)
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    appends = [column.append for column in columns.values()]
+    for row in release.rows:
+        for append, value in zip(appends, checker.values(row), strict=True):
+            append(value)
+    table = pd.DataFrame(columns, dtype=object)
     for column in ("score", "start", "end"):
         table[column] = table[column].astype("float64")
     table["order"] = table["order"].astype("Int64")
@@ -124,17 +131,17 @@ class _Checker:
         self, entry: DatasetEntry, data_root: Path, folder: str, allow_symlinks: bool
     ) -> None:
         self._entry = entry
-        self._data_root = data_root
+        self._data_root = Folder(data_root, allow_symlinks=allow_symlinks)
         self._folder = PurePosixPath(folder)
-        self._allow_symlinks = allow_symlinks
+        self._prefix = "" if folder == "." else f"{self._folder.as_posix()}/"
         self._labels = {word: label.name for label in entry.labels for word in label.spellings()}
         self._origins: dict[str, str] = {}
-        self._safe_paths: set[str] = set()
+        self._paths: dict[str, str] = {}
         self._early_spans: list[str] = []
         self._empty_spans: list[str] = []
 
-    def record(self, row: LayoutRow) -> dict[str, Any]:
-        """Return one row of the table."""
+    def values(self, row: LayoutRow) -> tuple[Any, ...]:
+        """Return one row of the table, in the order of its columns."""
         identity = self._id(row)
         start = self._number(row, "start", row.start)
         end = self._number(row, "end", row.end)
@@ -144,22 +151,22 @@ class _Checker:
             self._empty_spans.append(identity)
         split = self._split(row)
         label, score = self._targets(row, split)
-        return {
-            "id": identity,
-            "split": split,
-            "label": label,
-            "score": score,
-            "text": _text(row.text),
-            "language": self._language(row),
-            "group": _text(row.group),
-            "order": self._order(row),
-            "speaker": _text(row.speaker),
-            "media": self._path(row, row.media),
-            "audio": self._path(row, row.audio),
-            "video": self._path(row, row.video),
-            "start": start,
-            "end": end,
-        }
+        return (
+            identity,
+            split,
+            label,
+            score,
+            _text(row.text),
+            self._language(row),
+            _text(row.group),
+            self._order(row),
+            _text(row.speaker),
+            self._path(row, row.media),
+            self._path(row, row.audio),
+            self._path(row, row.video),
+            start,
+            end,
+        )
 
     def notes(self) -> list[str]:
         """Return what was found in all rows together."""
@@ -177,11 +184,10 @@ class _Checker:
 
     def _id(self, row: LayoutRow) -> str:
         identity = row.id
-        parts = PurePosixPath(identity).parts
         if (
-            ".." in parts
+            (".." in identity and ".." in PurePosixPath(identity).parts)
             or identity.startswith("/")
-            or any(unicodedata.category(character) == "Cc" for character in identity)
+            or _CONTROL.search(identity)
             or not 0 < len(identity.encode()) <= MAX_ID_BYTES
         ):
             self._refuse(
@@ -282,14 +288,18 @@ class _Checker:
         """Return a path relative to the data root, sure not to leave it."""
         if path is None or not path.strip():
             return None
-        whole = (self._folder / path).as_posix()
-        if whole not in self._safe_paths:
+        if path not in self._paths:
+            whole = self._prefix + path
+            if _UNTIDY.search(whole):
+                whole = (self._folder / path).as_posix()
             try:
-                resolve_inside(self._data_root, whole, allow_symlinks=self._allow_symlinks)
+                self._data_root.status(whole)
             except ExtractError as error:
                 self._refuse(row, str(error))
-            self._safe_paths.add(whole)
-        return whole
+            except OSError:
+                pass  # whoever opens it says why it cannot be
+            self._paths[path] = whole
+        return self._paths[path]
 
     def _refuse(self, row: LayoutRow, why: str) -> NoReturn:
         raise PipelineError(f"dataset {self._entry.name!r}, {row.origin}: {why}")

@@ -31,13 +31,14 @@ from extract.worker import Job, encode_rows
 from pipeline.context import Context
 from pipeline.errors import PipelineError
 from pipeline.evaluation import GENERATE, prediction_table, score
-from pipeline.features import Features, read_scaling
+from pipeline.features import Features
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Utterance, questions_of
 from pipeline.manifest import LANGUAGE_PER_ROW, DatasetEntry, load_manifest
 from pipeline.model import Egmf, load_model, open_backbone
 from pipeline.prompting import Prompter
 from pipeline.runs import RunFolder
+from pipeline.scaling import read_scaling
 from pipeline.settings import TrainSettings
 
 DECODING_THREADS = 2
@@ -81,12 +82,10 @@ class InMemory:
         """Return itself: there is nothing to open."""
         return self
 
-    def read(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return `value` [rows, dim] and `time` [rows]; no rows when absent."""
+    def value(self, name: str) -> NDArray[Any]:
+        """Return a clip's rows, [rows, dim]; none when absent."""
         found = self._features.get(name)
-        if found is None:
-            return np.zeros((0, self.dim), np.float32), np.zeros(0, np.float32)
-        return found.value.astype(np.float32), found.time
+        return np.zeros((0, self.dim), np.float32) if found is None else found.value
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class TrainedRun:
         empty = [
             clip.id
             for clip in clips
-            if not any(len(reader.read(clip.id)[0]) for reader in readers.values())
+            if not any(len(reader.value(clip.id)) for reader in readers.values())
         ]
         # What a model says of nothing is its prior, and would look like an answer.
         lost = table["id"].isin(empty)
@@ -258,6 +257,4 @@ def _row(clip: Clip, modality: str) -> Row:
         reason = "no file given" if clip.media is None else "no such file"
         absent = SetAside(clip.id, file, "open", reason)
         return Row(clip.id, "unlabelled", ABSENT, file=file, absent=absent)
-    return Row(
-        clip.id, "unlabelled", "", path=clip.media, file=file, start=clip.start, end=clip.end
-    )
+    return Row(clip.id, "unlabelled", "", root=Path(), file=file, start=clip.start, end=clip.end)

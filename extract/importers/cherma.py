@@ -95,7 +95,7 @@ def _row(root: Path, pattern: str, listed: Listed, allow_symlinks: bool) -> Row:
         reason = str(error)
     else:
         digest = f"{status.st_size} {status.st_mtime_ns}"
-        return Row(listed.id, listed.split, digest, path=path, file=file)
+        return Row(listed.id, listed.split, digest, root=root, file=file)
     absent = SetAside(listed.id, file, "open", reason)
     return Row(listed.id, listed.split, ABSENT, file=file, absent=absent)
 

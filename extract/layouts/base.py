@@ -29,7 +29,7 @@ class ReleaseNotFoundError(ExtractError):
         super().__init__(f"{' or '.join(self.needed)} not found in {folder}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LayoutRow:
     """One utterance as the release has it.
 

@@ -2,21 +2,28 @@
 
 Every cell is text until somebody asks for a number: an id such as `0012` keeps its zeros, and an
 utterance that reads "None" or "NA" stays an utterance. Lines are remembered, because an error that
-does not say which line is no help in a file of ten thousand.
+does not say which line is no help in a file of ten thousand. Rows are tuples and words that come
+again are held once, because a file may well have a million rows.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterable, Iterator
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from extract.errors import ExtractError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+Row = tuple[str | None, ...]
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_WORDS = 100_000  # that are remembered of a column; one of ids or texts soon has no more to share
 
 
 @dataclass(frozen=True)
@@ -26,19 +33,33 @@ class Cells:
     Attributes:
         path: The file.
         columns: Names in the file's order.
-        rows: One mapping a row, column to cell.
+        values: The cells of each row, in the columns' order.
         lines: Line of each row in the file (for Parquet its number), from 1.
     """
 
     path: Path
     columns: tuple[str, ...]
-    rows: tuple[dict[str, str | None], ...]
-    lines: tuple[int, ...]
+    values: Sequence[Row]
+    lines: Sequence[int]
+
+    def rows(self) -> Iterator[dict[str, str | None]]:
+        """Yield each row, column to cell."""
+        for row in self.values:
+            yield dict(zip(self.columns, row, strict=True))
+
+    def places(self) -> Iterator[str]:
+        """Yield the words that say where each row is."""
+        for line in self.lines:
+            yield f"{self.path.name} line {line}"
 
     def located(self) -> Iterator[tuple[str, dict[str, str | None]]]:
         """Yield each row after the words that say where it is."""
-        for line, row in zip(self.lines, self.rows, strict=True):
-            yield f"{self.path.name} line {line}", row
+        return zip(self.places(), self.rows(), strict=True)
+
+    def column(self, name: str) -> set[str | None]:
+        """Return the different cells of one column."""
+        place = self.columns.index(name)
+        return {row[place] for row in self.values}
 
     def require(
         self,
@@ -76,7 +97,7 @@ def read_cells(path: Path, encoding: str = "utf-8") -> Cells:
         cells = _parse_json_lines(text, path)
     else:
         raise ExtractError(f"{path}: a table must end in .csv, .tsv, .jsonl or .parquet")
-    if not cells.rows:
+    if not cells.values:
         raise ExtractError(f"{path} has no rows")
     return cells
 
@@ -105,15 +126,18 @@ def parse_delimited(text: str, path: Path, delimiter: str = ",") -> Cells:
     Raises:
         ExtractError: no header, a column named twice, a row of another length, or no rows.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[dict[str, str | None]] = []
-    lines: list[int] = []
+    # Not io.StringIO, which holds four bytes for each letter.
+    every_line = (found[0] for found in _LINE.finditer(text))
+    reader = csv.reader(every_line, delimiter=delimiter, strict=True)
+    rows: list[Row] = []
+    lines = array("q")
     try:
         columns = [name.strip() for name in next(reader, [])]
         if not any(columns):
             raise ExtractError(f"{path} is empty")
         if twice := {name for name in columns if columns.count(name) > 1}:
             raise ExtractError(f"{path} names column {min(twice)!r} twice")
+        once = [_Once() for _ in columns]
         for cells in reader:
             if not cells:
                 continue  # a blank line
@@ -122,13 +146,24 @@ def parse_delimited(text: str, path: Path, delimiter: str = ",") -> Cells:
                     f"{path} line {reader.line_num} has {len(cells)} cells, "
                     f"the header has {len(columns)}"
                 )
-            rows.append({name: cell or None for name, cell in zip(columns, cells, strict=True)})
+            rows.append(
+                tuple([words[cell] if cell else None for words, cell in zip(once, cells)])  # noqa: B905
+            )
             lines.append(reader.line_num)
     except csv.Error as error:
         raise ExtractError(f"{path} line {reader.line_num}: {error}") from None
     if not rows:
         raise ExtractError(f"{path} has no rows")
-    return Cells(path, tuple(columns), tuple(rows), tuple(lines))
+    return Cells(path, tuple(columns), rows, lines)
+
+
+class _Once(dict[str, str]):
+    """Gives one and the same string for equal ones, as long as there are few of them."""
+
+    def __missing__(self, word: str) -> str:
+        if len(self) < _WORDS:
+            self[word] = word
+        return word
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -160,8 +195,8 @@ def _parse_json_lines(text: str, path: Path) -> Cells:
             raise ExtractError(f"{path} line {number}: {error}") from None
         lines.append(number)
         columns.update(dict.fromkeys(record))
-    filled = tuple({name: row.get(name) for name in columns} for row in rows)
-    return Cells(path, tuple(columns), filled, tuple(lines))
+    filled = [tuple([row.get(name) for name in columns]) for row in rows]
+    return Cells(path, tuple(columns), filled, lines)
 
 
 def _parse_parquet(path: Path) -> Cells:
@@ -176,12 +211,11 @@ def _parse_parquet(path: Path) -> Cells:
         reason = str(error).splitlines()[0]
         raise ExtractError(f"{path} is no readable Parquet file: {reason}") from None
     try:
-        rows = tuple(
-            {name: _cell(value) for name, value in record.items()} for record in table.to_pylist()
-        )
+        columns = [[_cell(value) for value in column.to_pylist()] for column in table.columns]
     except TypeError as error:
         raise ExtractError(f"{path}: {error}") from None
-    return Cells(path, tuple(table.column_names), rows, tuple(range(1, len(rows) + 1)))
+    rows = list(zip(*columns, strict=True))
+    return Cells(path, tuple(table.column_names), rows, range(1, len(rows) + 1))
 
 
 def _cell(value: object) -> str | None:

@@ -176,7 +176,7 @@ def _merbench_transcripts(request: LayoutRequest, language: str) -> dict[str, st
         return {}
     cells = read_cells(path)
     cells.require(("name", language))
-    pairs = ((row["name"], row[language]) for row in cells.rows)
+    pairs = ((row["name"], row[language]) for row in cells.rows())
     return {name: text for name, text in pairs if name and text}
 
 

@@ -49,7 +49,7 @@ def _read_metadata(request: LayoutRequest) -> tuple[list[Clip], int]:
         raise ReleaseNotFoundError(["label.csv", _LABELS], request.root)
     labels = read_cells(path)
     labels.require(("video_id", "clip_id", "label"))
-    splits = _read_splits(request, len(labels.rows))
+    splits = _read_splits(request, len(labels.values))
     texts = _read_texts(request)
     clips = []
     for index, (origin, row) in enumerate(labels.located()):
@@ -57,7 +57,7 @@ def _read_metadata(request: LayoutRequest) -> tuple[list[Clip], int]:
             video, clip = _name(row, origin)
             text = texts.get((video, clip))
             clips.append(Clip(origin, video, clip, splits[index], row["label"], text))
-    return clips, len(labels.rows) - len(clips)
+    return clips, len(labels.values) - len(clips)
 
 
 def _read_beside(request: LayoutRequest, name: str) -> Cells:

@@ -22,7 +22,7 @@ from extract.layouts.base import (
     ReleaseNotFoundError,
 )
 from extract.layouts.cells import Cells, read_cells
-from extract.layouts.templates import Template, fields_of, fill
+from extract.layouts.templates import Template, fields_of, filler
 from extract.paths import resolve_inside
 
 Field = Literal[
@@ -87,15 +87,18 @@ class TableLayout(BaseLayout, Source):
 
 def _read_source(source: Source, request: LayoutRequest) -> Iterator[LayoutRow]:
     cells = read_cells(_find(source.table, request), source.encoding)
-    templates = _templates(source, cells)
+    fillers = {
+        field: filler(template, cells.columns)
+        for field, template in _templates(source, cells).items()
+    }
+    splits_from = None
     if source.split_by is not None:
         _check_split_values(source.split_by, cells)
-    for origin, row in cells.located():
-        values: dict[str, Any] = {
-            field: fill(template, row) for field, template in templates.items()
-        }
-        if source.split_by is not None:
-            values["split"] = _split_of(row[source.split_by.column], source.split_by)
+        splits_from = cells.columns.index(source.split_by.column)
+    for origin, row in zip(cells.places(), cells.values, strict=True):
+        values: dict[str, Any] = {field: fill(row) for field, fill in fillers.items()}
+        if source.split_by is not None and splits_from is not None:
+            values["split"] = _split_of(row[splits_from], source.split_by)
         for needed in ("id", "split"):
             if not values[needed]:
                 raise ExtractError(f"{origin} has no {needed}")
@@ -143,7 +146,7 @@ def _split_of(value: str | None, rule: SplitBy) -> str:
 
 def _check_split_values(rule: SplitBy, cells: Cells) -> None:
     """Refuse a value that no row has: a misspelt speaker would train on the test set."""
-    present = {row[rule.column] for row in cells.rows}
+    present = cells.column(rule.column)
     for value in (*rule.valid, *rule.test):
         if value not in present:
             raise ExtractError(

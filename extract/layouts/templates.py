@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -43,6 +44,19 @@ def fill(template: str, values: Mapping[str, str | None]) -> str | None:
                 return None
             parts.append(value)
     return "".join(parts)
+
+
+def filler(template: str, columns: Sequence[str]) -> Callable[[Sequence[str | None]], str | None]:
+    """Return what fills a template with the cells of a row.
+
+    Args:
+        template: Its fields name columns.
+        columns: Names of the cells, in order.
+    """
+    names = fields_of(template)
+    if names and template == f"{{{names[0]}}}":
+        return itemgetter(columns.index(names[0]))
+    return lambda row: fill(template, dict(zip(columns, row, strict=True)))
 
 
 def _check(template: str) -> str:
