@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fuse.config import FusionConfig
+from fuse.config import VARIANTS, FusionConfig
 from fuse.fusion import Fusion
 from fuse.streams import Stream, Turns, last_row
 from fuse.variants import UNGATED
+from fuse.variants.capsules import CapsuleRouting, route, squash
 from fuse.variants.mse_adapter import LastState, MultiScaleMixer
 from tests.test_fuse import DIMS, make_fusion, make_streams, run
 
 ALL = ("text", "audio", "visual", "pulse")
 ungated = pytest.mark.parametrize("variant", UNGATED)
-every = pytest.mark.parametrize("variant", ["egmf", *UNGATED])
+every = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def some_streams(names: tuple[str, ...] = ALL[:3], pad: int = 0) -> dict[str, Stream]:
@@ -32,6 +33,10 @@ def absent(stream: Stream, row: int, noise: float = 0.0) -> Stream:
     value = stream.value.clone()
     value[row] = noise
     return Stream(value, mask)
+
+
+def test_every_variant_can_be_built() -> None:
+    assert {"egmf", *UNGATED} == set(VARIANTS)
 
 
 @every
@@ -260,3 +265,87 @@ def test_mse_adapter_is_guided_by_text_or_by_the_mean_of_the_rest() -> None:
     guide = core._guide(streams, states)
     torch.testing.assert_close(guide[0], core.guide(value[0].mean(dim=0)))
     torch.testing.assert_close(guide[1], (states["audio"][1] + states["visual"][1]) / 2)
+
+
+def test_squash_by_hand() -> None:
+    """A length of 5 becomes 25/26, one of 1 a half, and zero stays zero with a finite gradient."""
+    vectors = torch.tensor([[3.0, 4.0], [0.0, -1.0], [0.0, 0.0]], requires_grad=True)
+    squashed = squash(vectors)
+    expected = torch.tensor([[25 / 26 * 0.6, 25 / 26 * 0.8], [0.0, -0.5], [0.0, 0.0]])
+    torch.testing.assert_close(squashed, expected)
+    squashed.sum().backward()
+    assert vectors.grad.isfinite().all()
+
+
+def test_routing_by_hand() -> None:
+    """One input votes 1 for the first output and 0 for the second; widths are one.
+
+    First iteration: shares 1/2, so s = 0.5 and v = 0.25 / 1.25 = 0.2. Second: logits (0.2, 0),
+    share sigmoid(0.2) = 0.549834, v = 0.302318 / 1.302318 = 0.232139. Third: logits 0.432139,
+    share sigmoid(0.432139) = 0.606384, v = 0.367702 / 1.367702 = 0.268847.
+    """
+    votes = torch.tensor([[[[1.0], [0.0]]]])
+    found = [route(votes, iterations).flatten().tolist() for iterations in (1, 2, 3)]
+    assert [each[0] for each in found] == pytest.approx([0.2, 0.232139, 0.268847], abs=1e-6)
+    assert [each[1] for each in found] == [0.0, 0.0, 0.0]
+    assert route(votes).flatten().tolist() == found[2]
+
+
+def test_routing_sends_inputs_to_the_output_on_which_they_agree() -> None:
+    agree = torch.tensor([2.0, 0.0])
+    votes = torch.stack(
+        [
+            torch.stack([agree, torch.tensor([0.0, 2.0])]),
+            torch.stack([agree, torch.tensor([0.0, -2.0])]),
+        ]
+    ).unsqueeze(0)
+    lengths = [route(votes, n).norm(dim=-1)[0] for n in (1, 3)]
+    assert lengths[0][0] > 0.79
+    assert lengths[1][0] > lengths[0][0] + 0.05
+    assert lengths[1][1] == 0.0
+
+
+def test_a_capsule_of_zero_votes_for_nothing() -> None:
+    torch.manual_seed(0)
+    routing = CapsuleRouting(("a", "b"), capsules=2, width=3, outputs=4)
+    source = torch.randn(2, 6)
+    alone = CapsuleRouting(("a",), capsules=2, width=3, outputs=4)
+    alone.votes["a"] = routing.votes["a"]
+    found = routing({"a": source, "b": torch.zeros(2, 6)})
+    assert found.shape == (2, 4, 3)
+    torch.testing.assert_close(found, alone({"a": source}))
+
+
+def test_emo_caps_has_a_capsule_for_each_modality_pair_and_all() -> None:
+    core = make_fusion(ALL[:3], variant="emo-caps").core.fuse
+    pairs = ["text+audio", "text+visual", "audio+visual"]
+    assert list(core.primary) == [*ALL[:3], *pairs, "text+audio+visual"]
+    assert len(make_fusion(ALL, variant="emo-caps").core.fuse.primary) == 4 + 6 + 1
+    assert list(make_fusion(ALL[:2], variant="emo-caps").core.fuse.primary) == [
+        "text",
+        "audio",
+        "text+audio",
+    ]
+
+
+def test_emo_caps_the_capsules_of_what_is_absent_are_exactly_zero() -> None:
+    fusion = make_fusion(ALL[:3], variant="emo-caps")
+    streams = some_streams()
+    streams["audio"] = absent(streams["audio"], 1, noise=3.0)
+    core = fusion.core.fuse
+    capsules = core.primary_capsules(core.encode(fusion.project(streams)))
+    for name, capsule in capsules.items():
+        assert (capsule[1].abs().sum() == 0.0) == ("audio" in name)
+        assert capsule[[0, 2]].abs().sum(dim=1).min() > 0
+
+
+def test_emo_caps_an_absent_modality_is_as_if_it_had_been_left_out() -> None:
+    whole = make_fusion(ALL[:2], variant="emo-caps")
+    part = make_fusion(("text",), variant="emo-caps")
+    shared = {n: w for n, w in whole.state_dict().items() if n in part.state_dict()}
+    part.load_state_dict(shared)
+    streams = some_streams(ALL[:2])
+    for row in range(3):
+        streams["audio"] = absent(streams["audio"], row)
+    expected = run(part, {"text": streams["text"]})
+    torch.testing.assert_close(run(whole, streams).vector, expected.vector)

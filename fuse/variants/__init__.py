@@ -17,6 +17,7 @@ from fuse.context import TurnAttention
 from fuse.egmf import EgmfCore
 from fuse.streams import Stream, Turns
 from fuse.variants.concat import ConcatFusion
+from fuse.variants.emo_caps import EmoCapsFusion
 from fuse.variants.mse_adapter import MseAdapterFusion
 from fuse.variants.mult import MultFusion
 
@@ -26,6 +27,7 @@ UNGATED: dict[str, Variant] = {
     "concat": ConcatFusion,
     "mse-adapter": MseAdapterFusion,
     "mult": MultFusion,
+    "emo-caps": EmoCapsFusion,
 }
 """Variants that map streams to a vector; `forward(streams) -> [batch, dim]`."""
 
