@@ -30,6 +30,11 @@ SMALL = ["dim=16", "heads=2", "layers=1", "batch_size=16", "fusion_lr=0.01", "lo
 SETTINGS = resolve_settings("tiny", ["epochs=8", *SMALL])
 
 
+def settings_of(**changes: Any) -> TrainSettings:
+    """Return the small settings with changes."""
+    return TrainSettings(**{**SETTINGS.model_dump(), **changes})
+
+
 class Killed(Exception):
     """Stands for a process that ends in the middle of an epoch."""
 

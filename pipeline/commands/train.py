@@ -249,3 +249,7 @@ def _show(runs: list[RunFolder], *, as_json: bool) -> None:
 def main() -> None:
     """Run the command."""
     run_command(train, to_go_on="run the same command with --resume")
+
+
+if __name__ == "__main__":
+    main()
