@@ -42,11 +42,12 @@ class Assembly:
 
     @property
     def parameters(self) -> dict[str, int]:
-        """Count the parameters, and those that train."""
+        """Count the parameters, those that train, and the fusion's among them."""
         every = list(self.model.parameters())
         return {
             "trainable": sum(p.numel() for p in every if p.requires_grad),
             "total": sum(p.numel() for p in every),
+            "fusion": sum(p.numel() for p in self.model.fusion.parameters()),
         }
 
 

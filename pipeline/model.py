@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fuse.config import EXPERTS, LEVELS, FusionConfig
 from fuse.fusion import Fused, Fusion
 from fuse.gates import balance_loss, reliability_loss
+from fuse.sizing import match_size
 from fuse.streams import Stream, Turns
 from generate.backbone import Backbone, LoraSettings, load_backbone
 from generate.errors import first_line
@@ -178,6 +179,8 @@ def build_model(
         targets=targets if settings.auxiliary_weight else 0,
         reach=reach,
     )
+    if settings.match_size:
+        config = match_size(config)
     return Egmf(Fusion(config).to(backbone.device), language)
 
 

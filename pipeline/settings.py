@@ -43,6 +43,8 @@ class TrainSettings(BaseModel):
 
     Attributes:
         dim: Width of the experts.
+        match_size: Change `dim` so that the fusion, whichever it is and whatever it leaves out, has
+            about as many parameters as whole EGMF at the `dim` given here.
         heads: Attention heads of the semantic and global experts.
         layers: Transformer layers of the global expert.
         kernels: Widths, in rows, of the local expert's convolutions (odd).
@@ -91,6 +93,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dim: Positive = 128
+    match_size: bool = False
     heads: Positive = 4
     layers: Positive = 2
     kernels: tuple[Positive, ...] = (1, 3, 5)
