@@ -2,8 +2,8 @@
 
 `features.json` says what the features are (see `Description`); the folder's name carries the
 first eight hex digits of the fingerprint, so that two settings never share a folder. The index is
-built from the sidecars alone; shards are opened when a row is first read, once a process, because
-HDF5 handles neither survive a fork nor can be pickled.
+built from the sidecars alone; shards are opened when a row is first read, at most `MAX_OPEN` at a
+time, and in each process anew, because HDF5 handles neither survive a fork nor can be pickled.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from extract.shards import (
 
 DESCRIPTION_NAME = "features.json"
 QUARANTINE_NAME = "quarantine.csv"
+MAX_OPEN = 200
+"""Open shards of a reader at most: a process may usually have 1,024 files open."""
 
 
 class Quarantined(NamedTuple):
@@ -160,9 +162,27 @@ class FeatureSet:
         """
         return {
             name: (number, row)
-            for number, ids in self._finished().items()
-            for row, name in enumerate(ids)
+            for number, sidecar in self.sidecars().items()
+            for row, name in enumerate(sidecar.ids)
         }
+
+    def sidecars(self) -> dict[int, Sidecar]:
+        """Return the sidecar of each shard by its number.
+
+        Raises:
+            ExtractError: a shard that was done is gone or has another size.
+        """
+        finished = {}
+        for number in shard_numbers(self.folder):
+            sidecar = find_done(self.folder, number, self.fingerprint)
+            if sidecar is None:
+                read_sidecar(sidecar_path(self.folder, number))  # says what is wrong with it
+                raise ExtractError(
+                    f"{shard_path(self.folder, number)}: missing, or not the file that its "
+                    "sidecar describes; run egmf-extract again to write this shard anew"
+                )
+            finished[number] = sidecar
+        return finished
 
     def lengths(self) -> dict[str, int]:
         """Return how many rows each id has; no shard is opened."""
@@ -180,6 +200,14 @@ class FeatureSet:
         """Return a reader of this feature set."""
         return FeatureReader(self)
 
+    def shard(self, number: int) -> Shard:
+        """Open a shard.
+
+        Raises:
+            ExtractError: it is missing, damaged, or of another feature set.
+        """
+        return Shard(shard_path(self.folder, number), self.fingerprint)
+
     def quarantine(self) -> list[Quarantined]:
         """Return the rows of `quarantine.csv`; none when the file is not there."""
         path = self.folder / QUARANTINE_NAME
@@ -187,19 +215,6 @@ class FeatureSet:
             return []
         with path.open(encoding="utf-8", newline="") as stream:
             return [Quarantined(*row) for row in list(csv.reader(stream))[1:]]
-
-    def _finished(self) -> dict[int, list[str]]:
-        finished = {}
-        for number in shard_numbers(self.folder):
-            sidecar = find_done(self.folder, number, self.fingerprint)
-            if sidecar is None:
-                read_sidecar(sidecar_path(self.folder, number))  # says what is wrong with it
-                raise ExtractError(
-                    f"{shard_path(self.folder, number)}: missing, or not the file that its "
-                    "sidecar describes; run egmf-extract again to write this shard anew"
-                )
-            finished[number] = sidecar.ids
-        return finished
 
 
 def open_feature_set(folder: Path) -> FeatureSet:
@@ -257,13 +272,18 @@ class FeatureReader:
         Raises:
             ExtractError: the id is not in the cache, or its shard is damaged or of another set.
         """
-        if name not in self._index:
-            raise ExtractError(
-                f"{self.features.folder}: no features of {name}; run egmf-extract again"
-            )
-        number, row = self._index[name]
-        found = self._shard(number).read(row)
+        shard, row = self._place(name)
+        found = shard.read(row)
         return found.value.astype(np.float32), found.time
+
+    def value(self, name: str) -> NDArray[Any]:
+        """Return one utterance's rows as they are stored, [rows, dim]; none when absent.
+
+        Raises:
+            ExtractError: as `read`.
+        """
+        shard, row = self._place(name)
+        return shard.value(row)
 
     def close(self) -> None:
         """Close every open shard."""
@@ -271,13 +291,24 @@ class FeatureReader:
             shard.close()
         self._open = {}
 
+    def _place(self, name: str) -> tuple[Shard, int]:
+        if name not in self._index:
+            raise ExtractError(
+                f"{self.features.folder}: no features of {name}; run egmf-extract again"
+            )
+        number, row = self._index[name]
+        return self._shard(number), row
+
     def _shard(self, number: int) -> Shard:
         if self._pid != os.getpid():  # handles that came through a fork must not be used
             self._open, self._pid = {}, os.getpid()
-        if number not in self._open:
-            path = shard_path(self.features.folder, number)
-            self._open[number] = Shard(path, self.features.fingerprint)
-        return self._open[number]
+        shard = self._open.pop(number, None)
+        if shard is None:
+            shard = self.features.shard(number)
+        self._open[number] = shard  # the one used last is at the end
+        if len(self._open) > MAX_OPEN:
+            self._open.pop(next(iter(self._open))).close()
+        return shard
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

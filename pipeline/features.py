@@ -1,84 +1,37 @@
 """Features on their way to the model: read from shards, pooled, standardised, padded to batches.
 
-Standardisation uses the training split's mean and standard deviation of each dimension, kept in the
-run's `scaling.json`, so that a later prediction sees the numbers that training saw.
+Memory is bounded: a small corpus stays in memory whole, of a large one a part, and the rest is read
+from the shards whenever it is needed. Standardisation uses the training split's mean and standard
+deviation of each dimension, kept in the run's `scaling.json`, so that a later prediction sees the
+numbers that training saw.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fuse.streams import Stream
+from pipeline.pooling import pool_rows
+from pipeline.scaling import Scaling
 
-MEMORY_BYTES = 2 * 1024**3
+MEMORY_BYTES = 128 * 1024**2
 """Pooled features are kept in memory up to this size; beyond it they are read again each epoch."""
 
-
-@dataclass(frozen=True)
-class Scaling:
-    """Mean and standard deviation of each feature dimension of one modality."""
-
-    mean: NDArray[np.float32]
-    deviation: NDArray[np.float32]
-
-
-def pool_rows(value: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Average each `count` successive rows of [rows, dim] into one; the last may average fewer."""
-    if count == 1 or len(value) == 0:
-        return value
-    starts = np.arange(0, len(value), count)
-    sizes = np.diff(np.append(starts, len(value)))
-    sums = np.add.reduceat(value, starts, axis=0)
-    return (sums / sizes[:, None]).astype(np.float32)
-
-
-def fit_scaling(sequences: Iterable[NDArray[np.float32]], dim: int) -> Scaling:
-    """Compute mean and standard deviation over all rows; a constant dimension gets deviation 1."""
-    count, total, squares = 0, np.zeros(dim), np.zeros(dim)
-    for value in sequences:
-        rows = value.astype(np.float64)
-        count += len(rows)
-        total += rows.sum(axis=0)
-        squares += np.square(rows).sum(axis=0)
-    mean = total / max(count, 1)
-    variance = np.maximum(squares / max(count, 1) - mean**2, 0.0)
-    deviation = np.sqrt(variance)
-    deviation[deviation < 1e-6 * (1 + np.abs(mean))] = 1.0
-    return Scaling(mean.astype(np.float32), deviation.astype(np.float32))
-
-
-def write_scaling(scaling: Mapping[str, Scaling], path: Path) -> None:
-    """Store the scaling of each modality as JSON."""
-    rows = {
-        name: {"mean": each.mean.tolist(), "deviation": each.deviation.tolist()}
-        for name, each in scaling.items()
-    }
-    path.write_text(json.dumps(rows))
-
-
-def read_scaling(path: Path) -> dict[str, Scaling]:
-    """Read what `write_scaling` wrote."""
-    return {
-        name: Scaling(
-            np.asarray(each["mean"], np.float32), np.asarray(each["deviation"], np.float32)
-        )
-        for name, each in json.loads(path.read_text()).items()
-    }
+MEANS_BYTES = 32 * 1024**2
+"""The same for the mean rows of neighbouring turns."""
 
 
 class Reader(Protocol):
     """Reads features by id; `extract.features.FeatureReader`, or a few clips in memory."""
 
-    def read(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return `value` [rows, dim] and `time` [rows]; no rows when absent."""
+    def value(self, name: str) -> NDArray[Any]:
+        """Return an utterance's rows, [rows, dim]; none when absent."""
 
 
 class Source(Protocol):
@@ -92,28 +45,49 @@ class Source(Protocol):
         """Return a reader."""
 
 
+class RowStore:
+    """Rows of many utterances, end to end in one array of at most `limit` bytes.
+
+    First come, first kept: in a shuffled epoch every utterance is asked for once, so that one kept
+    is worth as much as another, and to replace any would gain nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        # The system hands out memory as pages are written: a small corpus takes little.
+        self._values = np.empty(limit // 4, np.float32)
+        self._places: dict[tuple[str, str], tuple[int, int]] = {}
+        self._used = 0
+
+    def get(self, key: tuple[str, str], dim: int) -> NDArray[np.float32] | None:
+        """Return the rows of a modality and utterance, [rows, dim]; None where not kept."""
+        place = self._places.get(key)
+        return None if place is None else self._values[place[0] : place[1]].reshape(-1, dim)
+
+    def put(self, key: tuple[str, str], rows: NDArray[np.float32]) -> None:
+        """Keep a copy of rows, [rows, dim], if there is room."""
+        end = self._used + rows.size
+        if end <= len(self._values):
+            self._values[self._used : end] = rows.reshape(-1)
+            self._places[key] = self._used, end
+            self._used = end
+
+
 @dataclass
 class Features:
     """The features of one run, ready to be batched; modalities in the order of `sets`."""
 
     sets: Mapping[str, Source]
     pool: Mapping[str, int]
-    scaling: dict[str, Scaling] = field(default_factory=dict)
+    scaling: Mapping[str, Scaling] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._readers = {name: each.reader() for name, each in self.sets.items()}
-        self._memory: dict[tuple[str, str], NDArray[np.float32]] = {}
-        self._bytes = 0
+        self._kept, self._means = RowStore(MEMORY_BYTES), RowStore(MEANS_BYTES)
 
     @property
     def dims(self) -> dict[str, int]:
         """Feature dimension of each modality."""
         return {name: each.dim for name, each in self.sets.items()}
-
-    def fit(self, ids: Sequence[str]) -> None:
-        """Fit the scaling of every modality on these utterances (the training split)."""
-        for name, dim in self.dims.items():
-            self.scaling[name] = fit_scaling((self._rows(name, each) for each in ids), dim)
 
     def has(self, modality: str, utterance: str) -> bool:
         """Tell whether the utterance has this modality at all."""
@@ -121,11 +95,17 @@ class Features:
 
     def mean(self, modality: str, utterance: str) -> NDArray[np.float32] | None:
         """Return the standardised mean row, [dim]; None where the modality is absent."""
-        rows = self._rows(modality, utterance)
-        if not len(rows):
+        key = modality, utterance
+        kept = self._means.get(key, self.sets[modality].dim)
+        if kept is None:
+            rows = self._rows(modality, utterance)
+            kept = rows.mean(axis=0, keepdims=True) if len(rows) else rows
+            self._means.put(key, kept)
+        if not len(kept):
             return None
         scaling = self.scaling[modality]
-        return (rows.mean(axis=0) - scaling.mean) / scaling.deviation
+        standardised: NDArray[np.float32] = (kept[0] - scaling.mean) / scaling.deviation
+        return standardised
 
     def batch(self, ids: Sequence[str]) -> dict[str, Stream]:
         """Return standardised, padded streams, `[batch, time, dim]` for each modality."""
@@ -135,20 +115,19 @@ class Features:
         scaling = self.scaling[name]
         rows = [self._rows(name, each) for each in ids]
         longest = max(1, *(len(each) for each in rows))
-        value = np.zeros((len(ids), longest, self.dims[name]), dtype=np.float32)
+        value = np.zeros((len(ids), longest, self.sets[name].dim), dtype=np.float32)
         mask = np.zeros((len(ids), longest), dtype=bool)
         for index, each in enumerate(rows):
-            value[index, : len(each)] = (each - scaling.mean) / scaling.deviation
+            place = value[index, : len(each)]
+            np.subtract(each, scaling.mean, out=place)
+            np.divide(place, scaling.deviation, out=place)
             mask[index, : len(each)] = True
         return Stream(torch.from_numpy(value), torch.from_numpy(mask))
 
     def _rows(self, name: str, utterance: str) -> NDArray[np.float32]:
-        kept = self._memory.get((name, utterance))
-        if kept is not None:
-            return kept
-        value, _ = self._readers[name].read(utterance)
-        pooled = pool_rows(value, self.pool.get(name, 1))
-        if self._bytes + pooled.nbytes <= MEMORY_BYTES:
-            self._memory[name, utterance] = pooled
-            self._bytes += pooled.nbytes
-        return pooled
+        key = name, utterance
+        kept = self._kept.get(key, self.sets[name].dim)
+        if kept is None:
+            kept = pool_rows(self._readers[name].value(utterance), self.pool.get(name, 1))
+            self._kept.put(key, kept)
+        return kept

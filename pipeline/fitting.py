@@ -20,6 +20,7 @@ from pipeline.judging import prompter_of
 from pipeline.model import Egmf, build_model, load_model
 from pipeline.request import Bench, Request
 from pipeline.runs import RunFolder
+from pipeline.scaling import fit_scaling
 from pipeline.sources import Corpus, require_extracted, train_on
 from pipeline.training import Part, Task, steps_an_epoch, train
 
@@ -60,8 +61,9 @@ def open_material(request: Request, corpus: Corpus) -> Material:
     require_extracted(corpus)
     if request.languages:
         corpus = train_on(corpus, request.languages)
-    features = Features(corpus.sets, request.settings.pool)
-    features.fit([each.id for each in corpus.utterances["train"]])
+    pool = request.settings.pool
+    scaling = fit_scaling(corpus.sets, pool, [each.id for each in corpus.utterances["train"]])
+    features = Features(corpus.sets, pool, scaling)
     every = [each for rows in corpus.utterances.values() for each in rows]
     inputs = Inputs(features, find_context(every, *request.context))
     return Material(corpus, inputs, task_of(corpus, request.settings.class_weights == "balanced"))

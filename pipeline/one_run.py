@@ -12,13 +12,13 @@ import torch
 
 from extract.files import publish_json
 from pipeline.checkpoints import Progress
-from pipeline.features import write_scaling
 from pipeline.fitting import Assembly, Material, assemble, fit, open_material
 from pipeline.judging import judge_run
 from pipeline.model import Egmf
 from pipeline.request import Bench, Request
 from pipeline.results import describe
 from pipeline.runs import RunFolder, environment, jsonable
+from pipeline.scaling import write_scaling
 from pipeline.sources import Corpus
 from pipeline.transfer import judge_transfer
 
