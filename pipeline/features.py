@@ -8,8 +8,10 @@ numbers that training saw.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +45,9 @@ class Source(Protocol):
 
     def reader(self) -> Reader:
         """Return a reader."""
+
+    def lengths(self) -> dict[str, int]:
+        """Return how many rows each id has."""
 
 
 class RowStore:
@@ -88,6 +93,14 @@ class Features:
     def dims(self) -> dict[str, int]:
         """Feature dimension of each modality."""
         return {name: each.dim for name, each in self.sets.items()}
+
+    def lengths(self) -> Counter[str]:
+        """Return how many rows each utterance has, over all modalities and as they are pooled."""
+        rows: Counter[str] = Counter()
+        for name, each in self.sets.items():
+            pool = self.pool.get(name, 1)
+            rows.update({key: ceil(count / pool) for key, count in each.lengths().items()})
+        return rows
 
     def has(self, modality: str, utterance: str) -> bool:
         """Tell whether the utterance has this modality at all."""

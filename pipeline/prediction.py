@@ -24,10 +24,11 @@ from extract.encoders.base import EncoderInfo, Settings
 from extract.encoders.registry import resolve_encoder
 from extract.encoders.weights import Memo
 from extract.features import fingerprint_of
+from extract.jobs import Job
 from extract.plan import ABSENT, Row, ShardPlan
 from extract.shards import Features as Encoded
 from extract.shards import Identity, SetAside
-from extract.worker import Job, encode_rows
+from extract.worker import encode_rows
 from pipeline.context import Context
 from pipeline.errors import PipelineError
 from pipeline.evaluation import GENERATE, prediction_table, score
@@ -81,6 +82,10 @@ class InMemory:
     def reader(self) -> InMemory:
         """Return itself: there is nothing to open."""
         return self
+
+    def lengths(self) -> dict[str, int]:
+        """Return how many rows each clip has."""
+        return {name: len(each.value) for name, each in self._features.items()}
 
     def value(self, name: str) -> NDArray[Any]:
         """Return a clip's rows, [rows, dim]; none when absent."""

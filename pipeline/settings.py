@@ -6,7 +6,7 @@ documented choices, not claims. `--set key=value` changes any of them; a run sto
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -62,8 +62,8 @@ class TrainSettings(BaseModel):
             for all `epochs` and score the last weights ("last"), which needs no validation split.
         patience: With "best", stop after this many epochs without a better validation score.
         batch_size: Utterances a step.
-        length_window: Shuffled utterances are sorted by the length of their prompts within windows
-            of this many batches, so that a batch needs little padding (0: not sorted).
+        length_window: Shuffled utterances are sorted by length (prompt and feature rows) within
+            windows of this many batches, so that a batch needs little padding (0: not sorted).
         joint_temperature: With --joint, a dataset of n utterances is sampled in proportion to
             n^(1 / temperature); above one, small datasets are seen more often.
         fusion_lr: Peak learning rate of experts, gate and projector.
@@ -151,13 +151,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve_settings(preset: str, overrides: Iterable[str]) -> TrainSettings:
-    """Combine a preset with `key=value` overrides; values are read as YAML.
+def resolve_settings(
+    preset: str, overrides: Iterable[str], chosen: Mapping[str, Any] | None = None
+) -> TrainSettings:
+    """Combine a preset, settings of a file, and `key=value` overrides, whose values are YAML.
 
     Raises:
         PipelineError: an override is malformed, unknown or out of range.
     """
-    values: dict[str, Any] = dict(PRESETS[preset])
+    values: dict[str, Any] = {**PRESETS[preset], **(chosen or {})}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:

@@ -87,7 +87,7 @@ def train(
     rows = [part.utterances["train"] for part in parts]
     steps = steps_an_epoch(rows, settings)
     optimizer, schedule = _optimizer(model, settings, settings.epochs * steps)
-    lengths = [_prompt_lengths(part) for part in parts] if settings.length_window else None
+    lengths = [_lengths(part) for part in parts] if settings.length_window else None
     progress = load_checkpoint(folder, model, optimizer, schedule)
     advance(progress.step)
     while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
@@ -260,10 +260,11 @@ def _is_kept(value: float | None, epoch: int, progress: Progress, settings: Trai
     return value is not None and value > progress.best_value
 
 
-def _prompt_lengths(part: Part) -> list[int]:
-    """Return the length of the longest prompt of each of a dataset's training utterances."""
+def _lengths(part: Part) -> list[int]:
+    """Return how long each training utterance is: its longest prompt, and its feature rows."""
+    rows = part.inputs.features.lengths()
     return [
-        max(part.prompter.tokens(name, each).length(0) for name in part.task.names)
+        max(part.prompter.tokens(name, each).length(0) for name in part.task.names) + rows[each.id]
         for each in part.utterances["train"]
     ]
 
