@@ -1,4 +1,4 @@
-"""What training does to its inputs so that the model bears missing and broken modalities.
+"""What training does to its inputs so that the model bears missing, broken and weaker modalities.
 
 Some utterances lose one of their modalities, some have one replaced by noise. An utterance keeps at
 least one untouched modality, since with nothing left there is nothing to learn but the prior.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fuse.streams import Stream
+from fuse.streams import Stream, Turns
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,23 @@ def replace_by_noise(stream: Stream, rows: Tensor, generator: torch.Generator) -
     chosen = rows.to(stream.value.device).view(-1, 1, 1)
     keep = stream.mask.unsqueeze(-1).to(stream.value.dtype)
     return replace(stream, value=torch.where(chosen, noise * keep, stream.value))
+
+
+def disturb(
+    streams: Mapping[str, Stream],
+    turns: Turns | None,
+    deviation: Mapping[str, float],
+    generator: torch.Generator,
+) -> tuple[dict[str, Stream], Turns | None]:
+    """Add normal noise of a modality's `deviation` to every real row, the neighbours' included.
+
+    Features whose extractor was trained on the training labels are far more telling in training
+    than they will be later; noise brings them down to what they will be worth.
+    """
+    changed = _disturbed(streams, deviation, generator)
+    if turns is None:
+        return changed, None
+    return changed, replace(turns, streams=_disturbed(turns.streams, deviation, generator))
 
 
 def augment(
@@ -58,3 +75,16 @@ def augment(
         mask = stream.mask & ~dropped[:, index].unsqueeze(1)
         changed[name] = Stream(noisy.value * mask.unsqueeze(-1).to(noisy.value.dtype), mask)
     return Augmented(changed, dropped, corrupted)
+
+
+def _disturbed(
+    streams: Mapping[str, Stream], deviation: Mapping[str, float], generator: torch.Generator
+) -> dict[str, Stream]:
+    changed = dict(streams)
+    for name in [each for each in changed if each in deviation]:
+        stream = changed[name]
+        noise = torch.randn(stream.value.shape, generator=generator) * deviation[name]
+        changed[name] = replace(
+            stream, value=stream.value + noise * stream.mask.unsqueeze(-1).to(noise.dtype)
+        )
+    return changed

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.augment import Augmented, augment
+from pipeline.augment import Augmented, augment, disturb
 from pipeline.checkpoints import Progress, load_checkpoint, save_checkpoint, trainable
 from pipeline.errors import PipelineError
 from pipeline.evaluation import decision_without_writing, metrics_of, prediction_table, score
@@ -169,7 +169,7 @@ def validate(model: Egmf, part: Part, settings: TrainSettings) -> dict[str, Any]
     config = model.fusion.config
     # Decided by probability whatever the run's decision is: free writing is for the final scores.
     decision = decision_without_writing(settings.decision)
-    table = prediction_table(scored, config.experts, tuple(config.inputs), decision, {})
+    table = prediction_table(scored, config.gated_experts, tuple(config.inputs), decision, {})
     return metrics_of(table, task.labels, task.protocol)
 
 
@@ -209,7 +209,7 @@ def _step(
     seed: int,
 ) -> torch.Tensor:
     generator = torch.Generator().manual_seed(derive_seed(seed, 1_000_000 + step))
-    streams, turns = part.inputs.batch(batch)
+    streams, turns = disturb(*part.inputs.batch(batch), settings.feature_noise, generator)
     changed = augment(
         streams,
         settings.modality_dropout,
