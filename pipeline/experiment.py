@@ -14,7 +14,7 @@ from pipeline.one_run import train_and_score
 from pipeline.request import Bench, Request, StepProgress
 from pipeline.runs import RunFolder, prepare, run_folder
 from pipeline.settings import OF_EGMF
-from pipeline.sources import Corpus, default_experiment, open_corpus, train_on
+from pipeline.sources import Corpus, ask_only, default_experiment, open_corpus, train_on
 
 __all__ = ["Request", "run_experiment"]
 
@@ -27,40 +27,20 @@ def run_experiment(
     Raises:
         PipelineError: the cache lacks something, or a run stands in the way.
     """
-    if request.fusion != "egmf" and (parts := OF_EGMF.intersection(request.ablate)):
-        raise PipelineError(
-            f"--ablate {sorted(parts)[0]}: --fusion {request.fusion} has no such part"
-        )
-    if not set(EXPERTS) - set(request.ablate):
-        raise PipelineError(
-            f"--ablate {', '.join(EXPERTS)}: at least one expert must stay; name fewer of them"
-        )
-    backbone = cache(lambda: open_backbone(request.llm.source, request.device))
-    bench = Bench(backbone, progress, say)
-    corpus = open_corpus(request.source, _needed_splits(request), say)
+    check_parts(request)
+    bench = bench_of(request, progress, say)
+    corpus = open_whole(request, _needed_splits(request), say)
     # A slip is found before a folder is made.
     folds = _folds(request, corpus)
     for each in [fold.corpus for fold in folds] or [corpus]:
         if request.languages:
             train_on(each, request.languages)
-    if any(request.context) and not _has_turns(corpus):
-        raise PipelineError(
-            f"--context: no utterance of {corpus.entry.name!r} has a group and an order, so none "
-            "has neighbouring turns; leave it out, or give both columns in the table"
-        )
-    experiment = request.experiment or default_experiment(
-        request.fusion,
-        corpus.sets,
-        request.ablate,
-        request.context,
-        request.folds,
-        request.languages,
-    )
+    experiment = experiment_of(request, corpus)
     folders = []
     for seed in request.seeds:
         folder = run_folder(request.runs, corpus.entry.name, experiment, seed)
         folders.append(folder)
-        config = _config(request, corpus, experiment, seed)
+        config = config_of(request, corpus, experiment, seed)
         if not prepare(folder, config, resume=request.resume, fresh=request.fresh):
             folder.read_result()
             say(f"{folder.path}: finished already; --fresh trains it again")
@@ -72,27 +52,64 @@ def run_experiment(
     return folders
 
 
-def _folds(request: Request, corpus: Corpus) -> list[Fold]:
-    if request.folds is None:
-        return []
-    return make_folds(corpus, request.folds, validate=request.settings.select == "best")
+def bench_of(request: Request, progress: StepProgress, say: Callable[[str], None]) -> Bench:
+    """Return what the runs of an experiment share; the language model is loaded on first use."""
+    return Bench(cache(lambda: open_backbone(request.llm.source, request.device)), progress, say)
 
 
-def _needed_splits(request: Request) -> tuple[str, ...]:
-    if request.folds is not None:
-        return ()
-    return ("train",) if request.settings.select == "last" else ("train", "valid")
+def check_parts(request: Request) -> None:
+    """Check that what is left out is there, and not everything.
+
+    Raises:
+        PipelineError: it is not.
+    """
+    if request.fusion != "egmf" and (parts := OF_EGMF.intersection(request.ablate)):
+        raise PipelineError(
+            f"--ablate {sorted(parts)[0]}: --fusion {request.fusion} has no such part"
+        )
+    if not set(EXPERTS) - set(request.ablate):
+        raise PipelineError(
+            f"--ablate {', '.join(EXPERTS)}: at least one expert must stay; name fewer of them"
+        )
 
 
-def _has_turns(corpus: Corpus) -> bool:
-    return any(
-        each.group is not None and each.order is not None
-        for rows in corpus.utterances.values()
-        for each in rows
+def open_whole(request: Request, needed: tuple[str, ...], say: Callable[[str], None]) -> Corpus:
+    """Open the dataset of a request with the tasks asked for.
+
+    Raises:
+        PipelineError: the cache lacks something, or nothing has the context asked for.
+    """
+    corpus = open_corpus(request.source, needed, say)
+    if request.tasks:
+        corpus = ask_only(corpus, request.tasks)
+    if any(request.context) and not _has_turns(corpus):
+        raise PipelineError(
+            f"--context: no utterance of {corpus.entry.name!r} has a group and an order, so none "
+            "has neighbouring turns; leave it out, or give both columns in the table"
+        )
+    return corpus
+
+
+def experiment_of(request: Request, corpus: Corpus) -> str:
+    """Return the experiment's name: as given, or after what is asked for."""
+    return request.experiment or default_experiment(
+        request.fusion,
+        corpus.sets,
+        request.ablate,
+        request.context,
+        request.folds,
+        request.languages,
+        request.tasks,
     )
 
 
-def _config(request: Request, corpus: Corpus, experiment: str, seed: int) -> dict[str, Any]:
+def splits_to_train(request: Request) -> tuple[str, ...]:
+    """Return the splits that training on a release's own splits needs."""
+    return ("train",) if request.settings.select == "last" else ("train", "valid")
+
+
+def config_of(request: Request, corpus: Corpus, experiment: str, seed: int) -> dict[str, Any]:
+    """Return all that a run's result depends on, as its `config.yaml` stores it."""
     return {
         "dataset": corpus.entry.name,
         "experiment": experiment,
@@ -108,4 +125,23 @@ def _config(request: Request, corpus: Corpus, experiment: str, seed: int) -> dic
         "settings": request.settings.model_dump(mode="json"),
         **({} if request.folds is None else {"folds": request.folds}),
         **({"languages": list(request.languages)} if request.languages else {}),
+        **({"tasks": list(request.tasks)} if request.tasks else {}),
     }
+
+
+def _folds(request: Request, corpus: Corpus) -> list[Fold]:
+    if request.folds is None:
+        return []
+    return make_folds(corpus, request.folds, validate=request.settings.select == "best")
+
+
+def _needed_splits(request: Request) -> tuple[str, ...]:
+    return () if request.folds is not None else splits_to_train(request)
+
+
+def _has_turns(corpus: Corpus) -> bool:
+    return any(
+        each.group is not None and each.order is not None
+        for rows in corpus.utterances.values()
+        for each in rows
+    )

@@ -17,6 +17,7 @@ from pipeline.features import Features
 from pipeline.inputs import Inputs
 from pipeline.items import Utterance, questions_of
 from pipeline.judging import prompter_of
+from pipeline.manifest import DatasetEntry, Label
 from pipeline.model import Egmf, build_model, load_model
 from pipeline.request import Bench, Request
 from pipeline.runs import RunFolder
@@ -72,17 +73,16 @@ def open_material(request: Request, corpus: Corpus) -> Material:
 def assemble(request: Request, materials: Sequence[Material], seed: int, bench: Bench) -> Assembly:
     """Build a fresh model for datasets whose modalities and dimensions agree.
 
-    The auxiliary head has one output a label, shared by the datasets that name it alike.
+    The auxiliary head has one output a label, shared by the labels that mean the same.
     """
     settings = request.settings
-    labels = list(dict.fromkeys(label for each in materials for label in each.task.labels))
-    outputs = {label: place for place, label in enumerate(labels)}
+    outputs = _outputs([each.corpus.entry for each in materials])
     backbone = bench.backbone()
     torch.manual_seed(seed)
     model = build_model(
         backbone,
         materials[0].inputs.features.dims,
-        len(labels) + 1,
+        len({place for own in outputs for place in own.values()}) + 1,
         settings,
         variant=request.fusion,
         ablate=request.ablate,
@@ -95,9 +95,9 @@ def assemble(request: Request, materials: Sequence[Material], seed: int, bench: 
             prompter_of(model, each.inputs, each.task, settings),
             each.corpus.utterances,
             each.task,
-            outputs,
+            own,
         )
-        for each in materials
+        for each, own in zip(materials, outputs, strict=True)
     )
     return Assembly(model, tuple(parts))
 
@@ -143,6 +143,24 @@ def task_of(corpus: Corpus, balanced: bool = False) -> Task:
         questions=questions_of(entry, languages),
         label_weights=_balanced_weights(corpus.utterances["train"]) if balanced else {},
     )
+
+
+def _outputs(entries: Sequence[DatasetEntry]) -> list[dict[str, int]]:
+    """Return the place of every label among the auxiliary head's outputs, by dataset."""
+    places: dict[str, int] = {}
+    labels: list[Label] = []
+    found = []
+    for entry in entries:
+        same = {label.name: label.counterpart(labels) for label in entry.labels}
+        for label in entry.labels:
+            other = same[label.name]
+            if other is None:
+                places.setdefault(label.name, len(set(places.values())))
+            else:
+                places[label.name] = places[other.name]
+        labels += entry.labels
+        found.append({label.name: places[label.name] for label in entry.labels})
+    return found
 
 
 def _balanced_weights(rows: Sequence[Utterance]) -> Mapping[str, float]:

@@ -54,9 +54,14 @@ class Label(_Strict):
     aliases: tuple[str, ...] = ()
     same_as: tuple[str, ...] = ()
 
-    def means(self, other: Label) -> bool:
-        """Tell whether a label of another dataset means the same."""
-        return self.name == other.name or self.name in other.same_as or other.name in self.same_as
+    def counterpart(self, others: Iterable[Label]) -> Label | None:
+        """Return the label of another dataset that means the same; the very name goes first."""
+        same = [
+            other
+            for other in others
+            if self.name == other.name or self.name in other.same_as or other.name in self.same_as
+        ]
+        return min(same, key=lambda other: other.name != self.name, default=None)
 
     def word(self, language: str) -> str:
         """Return the word that stands for this class in a prompt of `language`."""

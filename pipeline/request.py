@@ -23,7 +23,7 @@ class Request:
 
     `experiment` None names it after its modalities; `context` counts the turns before and after;
     `folds` names a column whose values are the test split in turn; `languages` are those that are
-    trained on (none named: all).
+    trained on, `tasks` those that are asked at all (none named: all).
     """
 
     source: Source
@@ -40,6 +40,7 @@ class Request:
     fresh: bool
     folds: str | None = None
     languages: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

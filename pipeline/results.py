@@ -70,6 +70,7 @@ def describe(llm: Llm, corpus: Corpus, config: Mapping[str, Any], task: Task) ->
         "modalities": list(sets),
         "select": config["settings"]["select"],
         "train_languages": config.get("languages", []),
+        "train_datasets": config.get("joint", [entry.name]),
         "fusion": config["fusion"],
         "ablate": config["ablate"],
         "context": config["context"],

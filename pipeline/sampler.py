@@ -102,10 +102,15 @@ def joint_batches(
     """
     shares = shares_of([len(rows) for rows in datasets], size, temperature)
     walks = [
-        _walk(rows, size, seed + (place << 32), (epoch - 1) * share, own, window)
-        for place, (rows, share, own) in enumerate(
-            zip(datasets, shares, lengths or [None] * len(datasets), strict=True)
+        _walk(
+            rows,
+            size,
+            seed + (place << 32),
+            (epoch - 1) * shares[place],
+            None if lengths is None else lengths[place],
+            window,
         )
+        for place, rows in enumerate(datasets)
     ]
     places = [place for place, share in enumerate(shares) for _ in range(share)]
     generator = torch.Generator().manual_seed(derive_seed(seed, 2_000_000 + epoch))

@@ -85,6 +85,38 @@ def train_on(corpus: Corpus, languages: Sequence[str]) -> Corpus:
     return replace(corpus, utterances=kept)
 
 
+def ask_only(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
+    """Leave only these tasks, so that neither training nor scoring knows of the others.
+
+    Raises:
+        PipelineError: the dataset has no such task.
+    """
+    known = corpus.entry.task
+    for each in tasks:
+        if each not in known:
+            raise PipelineError(
+                f"--tasks {each}: {corpus.entry.name!r} has no such task{nearest(each, known)}; "
+                f"there are: {', '.join(known)}"
+            )
+    kept = tuple(each for each in known if each in tasks)
+    labels, scores = "classification" in kept, "regression" in kept
+    return replace(
+        corpus,
+        entry=corpus.entry.model_copy(update={"task": kept}),
+        utterances={
+            split: [
+                replace(
+                    each,
+                    label=each.label if labels else None,
+                    score=each.score if scores else None,
+                )
+                for each in rows
+            ]
+            for split, rows in corpus.utterances.items()
+        },
+    )
+
+
 def cached_table(cache: Path, dataset: str) -> Path:
     """Return the path of a dataset's utterance table.
 
@@ -161,13 +193,16 @@ def default_experiment(
     context: tuple[int, int],
     folds: str | None = None,
     languages: Sequence[str] = (),
+    tasks: Sequence[str] = (),
 ) -> str:
-    """Name an experiment after its fusion, what it reads and leaves out, folds and languages."""
+    """Name an experiment after its fusion, what it reads, leaves out and is restricted to."""
     full = set(sets) >= set(MODALITY_ORDER)
     name = fusion if full else f"{fusion}-{'+'.join(sets)}"
     if any(context):
         name += f"-context-{context[0]}-{context[1]}"
     name += "".join(f"-no-{part}" for part in ablate)
+    if tasks:
+        name += f"-only-{'+'.join(tasks)}"
     if languages:
         name += f"-trained-on-{'+'.join(languages)}"
     return name if folds is None else f"{name}-folds-{folds}"

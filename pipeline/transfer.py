@@ -35,8 +35,8 @@ from pipeline.request import Request
 class Match:
     """What two datasets have in common.
 
-    `tasks` that can be scored; `labels`, theirs to ours, in our order; `rescale`, from our range to
-    theirs, where they differ; `misfits`, why a task of both cannot be scored.
+    `tasks` that can be scored; `labels`, theirs to ours; `rescale`, from our range to theirs, where
+    they differ; `misfits`, why a task of both cannot be scored.
     """
 
     tasks: tuple[str, ...]
@@ -52,16 +52,12 @@ def match(own: DatasetEntry, other: DatasetEntry) -> Match:
     rescale = None
     shared = [task for task in own.task if task in other.task]
     if "classification" in shared:
-        labels = {
-            theirs.name: ours.name
-            for ours in own.labels
-            for theirs in other.labels
-            if ours.means(theirs)
-        }
-        if len(labels) > 1:
+        found = {each.name: each.counterpart(own.labels) for each in other.labels}
+        labels = {theirs: ours.name for theirs, ours in found.items() if ours is not None}
+        if len(set(labels.values())) > 1:
             tasks.append("classification")
         else:
-            misfits.append(f"{len(labels)} of its labels are ours, two are needed")
+            misfits.append(f"{len(set(labels.values()))} of its labels are ours, two are needed")
             labels = {}
     if "regression" in shared and own.scores and other.scores:
         ours, theirs = own.scores, other.scores
@@ -129,7 +125,8 @@ def _judge(
     temperatures: Mapping[str, float],
 ) -> dict[str, Any]:
     """Score the model on another dataset's test rows; nothing where none has a known truth."""
-    labels = tuple(dict.fromkeys(common.labels.values()))
+    shared = set(common.labels.values())
+    labels = tuple(label for label in material.task.labels if label in shared)
     rows = [replace(each, label=common.labels.get(each.label or "")) for each in test]
     if all(row.truth(task) is None for row in rows for task in common.tasks):
         return {}

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.common import Json, Quiet, Version, note, print_json, progress, run_command
+from pipeline.commands.common import (
+    Advance,
+    Json,
+    Quiet,
+    Version,
+    note,
+    print_json,
+    progress,
+    run_command,
+)
 from pipeline.commands.options import (
     DEFAULT_CACHE,
     DEFAULT_DATA_ROOT,
@@ -25,6 +35,9 @@ from pipeline.commands.options import (
 if TYPE_CHECKING:
     from pipeline.extraction_plan import Request as ExtractionRequest
     from pipeline.runs import RunFolder
+    from pipeline.study import Study
+
+SEEDS = (1111, 2222, 3333, 4444, 5555)
 
 
 class Select(StrEnum):
@@ -85,11 +98,16 @@ def train(
         str | None, typer.Option(help="Visual features: spec or fingerprint.")
     ] = None,
     modalities: Modalities = None,
-    context: Annotated[int, typer.Option(min=0, help="Turns before the utterance.")] = 0,
-    context_after: Annotated[int, typer.Option(min=0, help="Turns after the utterance.")] = 0,
+    context: Annotated[
+        int | None, typer.Option(min=0, help="Turns before the utterance. Default: 0.")
+    ] = None,
+    context_after: Annotated[
+        int | None, typer.Option(min=0, help="Turns after the utterance. Default: 0.")
+    ] = None,
     fusion: Annotated[
-        Fusions, typer.Option(help="EGMF's experts and gate, or a variant to compare with.")
-    ] = Fusions.egmf,
+        Fusions | None,
+        typer.Option(help="EGMF's experts and gate, or a variant to compare with. Default: egmf."),
+    ] = None,
     ablate: Annotated[
         list[Ablation] | None, typer.Option(help="Leave out a part; may be given several times.")
     ] = None,
@@ -98,7 +116,8 @@ def train(
         typer.Option(
             min=0,
             max=2**32 - 1,
-            help="Seed; may be given several times. Default: 1111 ... 5555 (tiny: 1111).",
+            help="Seed; may be given several times. Default: 1111 ... 5555 (tiny, and a study: "
+            "1111).",
         ),
     ] = None,
     epochs: Annotated[
@@ -125,6 +144,30 @@ def train(
             help="Comma-separated, such as en: train on these alone; the test split keeps all."
         ),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated, such as classification: ask these alone. Default: all."
+        ),
+    ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Train one model on all of the datasets together.")
+    ] = False,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file with a grid, or a search by Optuna, over settings and flags; looks at "
+            "validation alone, and writes the best ones as a file for --settings."
+        ),
+    ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            help="YAML file of settings, fusion, modalities, context, ablate; the command line "
+            "goes before it.",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, as key=value; a wrong key lists them all."),
@@ -137,17 +180,24 @@ def train(
     version: Version = False,
 ) -> None:
     """Train EGMF on cached features and score it on validation and test."""
+    from pipeline.choices import flags_in, read_choices, settings_in
     from pipeline.devices import choose_device
     from pipeline.errors import PipelineError
     from pipeline.experiment import Request, run_experiment
     from pipeline.extraction_plan import Request as ExtractionRequest
+    from pipeline.joint import run_joint
     from pipeline.llm import language_model_of
     from pipeline.manifest import load_manifest
     from pipeline.settings import resolve_settings
     from pipeline.sources import MODALITY_ORDER, Source, cached_table
+    from pipeline.study import run_study
 
     if resume and fresh:
         raise PipelineError("--resume and --fresh contradict each other; give one of them")
+    if joint and study:
+        raise PipelineError("--joint and --study contradict each other; give one of them")
+    choices = read_choices(settings_file) if settings_file else {}
+    given = flags_in(choices, str(settings_file))
     known = load_manifest(manifest)
     names = dataset or (_cached_datasets(cache) if from_cache else ["demo"])
     for name in names:  # a slip is found before hours are spent on the dataset before it
@@ -155,13 +205,15 @@ def train(
         if from_cache:
             cached_table(cache, name)
     where = choose_device(device)
-    finished = []
-    for name in names:
-        size = (preset or (Preset.tiny if name == "demo" else Preset.base)).value
-        flags = {"epochs": epochs, "select": select and select.value}
-        overrides = [*(set_ or []), *(f"{key}={each}" for key, each in flags.items() if each)]
-        settings = resolve_settings(size, overrides)
-        chosen = names_in(modalities)
+    flags = {"epochs": epochs, "select": select and select.value}
+    overrides = [*(set_ or []), *(f"{key}={each}" for key, each in flags.items() if each)]
+    # A joint model has one size, whatever its datasets' own.
+    only_demo = set(names) == {"demo"}
+
+    def request_of(name: str) -> Request:
+        tiny = only_demo if joint else name == "demo"
+        size = (preset or (Preset.tiny if tiny else Preset.base)).value
+        chosen = names_in(modalities) or given.modalities or ()
         named = dict(zip(MODALITY_ORDER, (text, audio, visual), strict=True))
         features = {m: value for m, value in named.items() if value is not None}
         if not from_cache:
@@ -175,7 +227,7 @@ def train(
                 modalities=chosen,
             )
             _extract(wanted, quiet)
-        request = Request(
+        return Request(
             source=Source(
                 dataset=name,
                 cache=cache,
@@ -186,23 +238,38 @@ def train(
             runs=runs,
             experiment=experiment,
             llm=language_model_of(size, llm, cache),
-            settings=settings,
-            fusion=fusion.value,
-            ablate=tuple(part.value for part in ablate or ()),
-            context=(context, context_after),
-            seeds=tuple(seed or ((1111,) if size == "tiny" else (1111, 2222, 3333, 4444, 5555))),
+            settings=resolve_settings(size, overrides, settings_in(choices)),
+            fusion=fusion.value if fusion else given.fusion or "egmf",
+            ablate=tuple(part.value for part in ablate) if ablate else given.ablate or (),
+            context=(
+                (given.context or 0) if context is None else context,
+                (given.context_after or 0) if context_after is None else context_after,
+            ),
+            seeds=tuple(seed or (SEEDS[:1] if size == "tiny" or study else SEEDS)),
             device=where,
             resume=resume,
             fresh=fresh,
             folds=folds,
             languages=names_in(languages),
+            tasks=names_in(tasks),
         )
-        finished += run_experiment(
-            request,
-            lambda title, total: progress(title, total, "steps", quiet=quiet),
-            lambda line: note(line, quiet=quiet),
+
+    def steps(title: str, total: int) -> AbstractContextManager[Advance]:
+        return progress(title, total, "steps", quiet=quiet)
+
+    def say(line: str) -> None:
+        note(line, quiet=quiet)
+
+    if study:
+        _show_studies(
+            [run_study(request_of(name), study, steps, say) for name in names], as_json=as_json
         )
-    _show(finished, as_json=as_json)
+    elif joint:
+        finished = run_joint([request_of(name) for name in names], steps, say)
+        _show(finished, as_json=as_json)
+    else:
+        runs_of = (run_experiment(request_of(name), steps, say) for name in names)
+        _show([folder for folders in runs_of for folder in folders], as_json=as_json)
 
 
 def _cached_datasets(cache: Path) -> list[str]:
@@ -244,6 +311,30 @@ def _show(runs: list[RunFolder], *, as_json: bool) -> None:
             if isinstance(test.get(name), int | float)
         )
         typer.echo(f"{folder}: {'test' if 'test' in result else 'validation'} {shown}")
+
+
+def _show_studies(studies: list[Study], *, as_json: bool) -> None:
+    """Print what each study came to."""
+    if as_json:
+        print_json(
+            [
+                {
+                    "folder": str(study.folder),
+                    "best": study.best and study.best.number,
+                    "trials": [{"status": each.status, **vars(each)} for each in study.trials],
+                }
+                for study in studies
+            ]
+        )
+        return
+    for study in studies:
+        if study.best is None:
+            typer.echo(f"{study.folder}: all of {len(study.trials)} trials failed; see trials.md")
+        else:
+            typer.echo(
+                f"{study.folder}: trial {study.best.number} of {len(study.trials)} is best, "
+                f"validation {study.best.value:.4f}; egmf-train --settings {study.best_file}"
+            )
 
 
 def main() -> None:

@@ -1,0 +1,129 @@
+"""One trial of a study: train with some settings and look at validation, never at the test split.
+
+A trial lies in `trial-{n}/`, with a run folder a seed below it. Its `trial.json` is written last: a
+trial without one is gone on with from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from extract.files import publish_json
+from generate.errors import first_line
+from pipeline.choices import choose
+from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.experiment import check_parts, config_of, open_whole
+from pipeline.fitting import assemble, fit, open_material
+from pipeline.request import Bench, Request
+from pipeline.runs import RunFolder, jsonable, prepare
+from pipeline.scaling import write_scaling
+from pipeline.searches import shown
+from pipeline.sources import Corpus
+
+TRIAL_FILE = "trial.json"
+_FAILURES: tuple[type[Exception], ...] = (*USER_ERRORS, torch.OutOfMemoryError)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a trial.
+
+    `value` is the mean over seeds of the best epoch's selection value on validation, None where
+    the trial failed, for `reason`; `seconds` include what was done before the trial was resumed.
+    """
+
+    number: int
+    choices: Mapping[str, Any]
+    value: float | None
+    reason: str | None
+    seconds: float
+    epochs: int
+
+    @property
+    def status(self) -> str:
+        """`complete` or `failed`."""
+        return "failed" if self.value is None else "complete"
+
+
+def run_trial(
+    request: Request, number: int, choices: Mapping[str, Any], folder: Path, bench: Bench
+) -> Trial:
+    """Train a trial, or go on with it; one that cannot be trained has failed, and says why."""
+    bench.say(f"{folder}: {', '.join(shown(choices))}")
+    try:
+        chosen = choose(request, choices, f"trial {number}")
+        done = [_train(chosen, seed, folder / f"seed-{seed}", bench) for seed in request.seeds]
+    except _FAILURES as error:
+        trial = Trial(number, choices, None, first_line(error), _spent(folder), 0)
+    else:
+        values, seconds, epochs = zip(*done, strict=True)
+        trial = Trial(number, choices, sum(values) / len(values), None, sum(seconds), max(epochs))
+    for weights in (*folder.glob("seed-*/checkpoint"), *folder.glob("seed-*/best")):
+        shutil.rmtree(weights, ignore_errors=True)  # the best trial is trained again
+    folder.mkdir(parents=True, exist_ok=True)
+    publish_json(folder / TRIAL_FILE, jsonable({"status": trial.status, **asdict(trial)}))
+    return trial
+
+
+def read_trial(folder: Path) -> Trial | None:
+    """Read a finished trial; None where there is none.
+
+    Raises:
+        PipelineError: its file is damaged.
+    """
+    path = folder / TRIAL_FILE
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Trial(**{name: record[name] for name in Trial.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PipelineError(
+            f"{path} cannot be read: {first_line(error)}; remove {folder} and go on with --resume"
+        ) from None
+
+
+def _train(request: Request, seed: int, path: Path, bench: Bench) -> tuple[float, float, int]:
+    """Train one seed; returns its validation score, its seconds and its epochs."""
+    folder, started = RunFolder(path), time.monotonic()
+    check_parts(request)
+    corpus = _without_test(open_whole(request, ("train", "valid"), bench.say))
+    config = config_of(request, corpus, path.parent.name, seed)
+    if not prepare(folder, config, resume=True, fresh=False):
+        result = folder.read_result()["valid"]
+        return result["selection"], result["seconds"], result["epochs"]
+    material = open_material(request, corpus)
+    assembly = assemble(request, [material], seed, bench)
+    write_scaling(material.inputs.features.scaling, folder.scaling)
+    loading = time.monotonic() - started
+    _, done = fit(assembly, request, folder, seed, bench)
+    if not math.isfinite(done.best_value):
+        raise PipelineError("no epoch had a finite score on validation")
+    found = (done.best_value, done.seconds + loading, done.epoch)
+    names = ("selection", "seconds", "epochs")
+    publish_json(folder.result, {"valid": dict(zip(names, found, strict=True))})
+    return found
+
+
+def _without_test(corpus: Corpus) -> Corpus:
+    """Leave only what a trial may see."""
+    kept = {split: corpus.utterances[split] for split in ("train", "valid")}
+    return replace(corpus, utterances={**kept, "test": ()})
+
+
+def _spent(folder: Path) -> float:
+    """Return the seconds that a trial had trained for, as far as its logs say."""
+    total = 0.0
+    for log in folder.glob("seed-*/log.jsonl"):
+        lines = log.read_text(encoding="utf-8").splitlines()
+        total += json.loads(lines[-1])["seconds"] if lines else 0.0
+    return total
