@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,17 +162,16 @@ class FeatureSet:
         """
         return {
             name: (number, row)
-            for number, sidecar in self.sidecars().items()
+            for number, sidecar in self.sidecars()
             for row, name in enumerate(sidecar.ids)
         }
 
-    def sidecars(self) -> dict[int, Sidecar]:
-        """Return the sidecar of each shard by its number.
+    def sidecars(self) -> Iterator[tuple[int, Sidecar]]:
+        """Yield the number and the sidecar of each shard, in order.
 
         Raises:
             ExtractError: a shard that was done is gone or has another size.
         """
-        finished = {}
         for number in shard_numbers(self.folder):
             sidecar = find_done(self.folder, number, self.fingerprint)
             if sidecar is None:
@@ -181,8 +180,7 @@ class FeatureSet:
                     f"{shard_path(self.folder, number)}: missing, or not the file that its "
                     "sidecar describes; run egmf-extract again to write this shard anew"
                 )
-            finished[number] = sidecar
-        return finished
+            yield number, sidecar
 
     def lengths(self) -> dict[str, int]:
         """Return how many rows each id has; no shard is opened."""

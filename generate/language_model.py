@@ -1,16 +1,16 @@
 """A causal language model with LoRA that reads pseudo tokens inside its prompt.
 
 Prompts of a batch are padded at the left, so that all end in the same column and answers start
-there together; positions count real tokens only, and padding is masked. Logits are computed where
-an answer token is predicted and nowhere else: the vocabulary projection of a whole prompt is often
-the largest part of a step.
+there together; positions count real tokens only, and padding is masked. What all prompts begin
+with is encoded once (`generate.prefix`). Logits are computed where an answer token is predicted and
+nowhere else: the vocabulary projection of a whole prompt is often the largest part of a step.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from generate.decoding import AnswerTree, answer_log_probabilities, build_tree, tree_attention
+from generate.prefix import WORTH, Prefix, attends_to_everything, common_start, empty_cache
 from generate.prompts import Prompt
+
+LOGITS_BYTES = 1 << 30
+"""Logits of answer trees that exist at a time, outside training."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,33 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class _Padded:
-    """A left-padded batch: `embeddings` [batch, length, dim] and `mask` [batch, length] bool."""
+    """A left-padded batch: `embeddings` [batch, length, dim] and `mask` [batch, length] bool.
+
+    Before its first column lies `prefix`, where there is one.
+    """
 
     embeddings: Tensor
     mask: Tensor
+    prefix: Prefix | None
+
+    @property
+    def ends(self) -> Tensor:
+        """Number of real tokens in each row, prefix included, [batch, 1]."""
+        return self.mask.long().sum(dim=1, keepdim=True) + self._before
 
     @property
     def positions(self) -> Tensor:
-        return (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        """Place of every token among the real ones, [batch, length]."""
+        return (self.mask.long().cumsum(dim=1) - 1).clamp(min=0) + self._before
+
+    @property
+    def seen(self) -> Tensor:
+        """Which columns are real, those of the prefix included, [batch, prefix + length]."""
+        return nn.functional.pad(self.mask, (self._before, 0), value=True)
+
+    @property
+    def _before(self) -> int:
+        return 0 if self.prefix is None else len(self.prefix)
 
 
 class LanguageModel(nn.Module):
@@ -59,7 +82,10 @@ class LanguageModel(nn.Module):
         weight = model.get_input_embeddings().weight.detach()
         self.embedding_dim = int(weight.shape[1])
         self.embedding_rms = float(weight.float().square().mean().sqrt())
+        self.shares_prefix = attends_to_everything(model.config)
         self._tree = lru_cache(maxsize=64)(self._build_tree)
+        self._encode_again = lru_cache(maxsize=64)(self._encode)
+        self._ids: dict[int, int] = {}
 
     def tokenize(self, prompt: Prompt) -> PromptTokens:
         """Tokenise a rendered prompt, with a beginning-of-text token where the tokenizer has one.
@@ -71,9 +97,29 @@ class LanguageModel(nn.Module):
         before = self._encode(prompt.before)
         return PromptTokens(
             before=before if start is None else (int(start), *before),
-            after=self._encode(prompt.after),
+            after=self._encode_again(prompt.after),
             answers_take_space=prompt.after[-1:].isascii(),
         )
+
+    def encode_prefix(self, prompts: Sequence[PromptTokens]) -> Prefix | None:
+        """Encode what all prompts begin with; None where sharing it would gain nothing.
+
+        Serves any of these prompts as long as the weights stay as they are. Gradient checkpointing
+        knows no keys and values from elsewhere, so that nothing is shared beside it.
+        """
+        checkpointing = self.training and getattr(self.model, "is_gradient_checkpointing", False)
+        if not self.shares_prefix or checkpointing or len(prompts) < 2:
+            return None
+        # Something must be left in every row to predict the answer's first token.
+        shortest = min(len(each.before) + len(each.after) for each in prompts)
+        tokens = common_start(each.before for each in prompts)[: shortest - 1]
+        if len(tokens) * (len(prompts) - 1) < WORTH:
+            return None
+        prefix = Prefix(tokens, empty_cache())
+        ids = torch.tensor([tokens], device=self.model.get_input_embeddings().weight.device)
+        batch = _Padded(self._embed(ids), torch.ones_like(ids, dtype=torch.bool), None)
+        self._logits(batch.embeddings, batch.mask, batch.positions, 1, prefix)
+        return prefix
 
     def answer_loss(
         self,
@@ -99,15 +145,16 @@ class LanguageModel(nn.Module):
         labels = torch.full((len(targets), keep), -100, device=device)
         for row, ids in enumerate(targets):
             labels[row, : len(ids)] = torch.tensor(ids, device=device)
-        padded = self._pad(prompts, pseudo)
+        padded = self._pad(prompts, pseudo, self.encode_prefix(prompts))
         # The end token is predicted, never read.
         given = labels[:, :-1]
         embeddings = self._embed(given.clamp(min=0)).to(padded.embeddings.dtype)
         batch = _Padded(
             torch.cat([padded.embeddings, embeddings], dim=1),
             torch.cat([padded.mask, given != -100], dim=1),
+            padded.prefix,
         )
-        logits = self._logits(batch.embeddings, batch.mask, batch.positions, keep)
+        logits = self._logits(batch.embeddings, batch.seen, batch.positions, keep, batch.prefix)
         reduction = "sum" if weights is None else "none"
         loss = nn.functional.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), reduction=reduction, ignore_index=-100
@@ -149,25 +196,34 @@ class LanguageModel(nn.Module):
         return loss, _weighted_tokens(targets, weights)
 
     def answer_scores(
-        self, prompts: Sequence[PromptTokens], answers: Sequence[str], pseudo: Tensor
+        self,
+        prompts: Sequence[PromptTokens],
+        answers: Sequence[str],
+        pseudo: Tensor,
+        prefix: Prefix | None = None,
     ) -> Tensor:
         """Return log p(answer | prompt) of every permitted answer, [batch, answers].
 
         One pass over prompt and answer tree; normalise over the answers with a softmax. All prompts
         of a batch must end alike (the same language), since the space before an answer is shared.
+
+        Args:
+            prompts: one for each item of the batch.
+            answers: all that may be written.
+            pseudo: pseudo tokens, [batch, tokens, embedding_dim].
+            prefix: what these prompts, and maybe others, begin with; found here where None.
         """
         tree = self._tree(tuple(answers), prompts[0].answers_take_space)
-        padded = self._pad(prompts, pseudo)
-        device = pseudo.device
-        nodes = self._embed(tree.tokens.to(device)).to(padded.embeddings.dtype)
-        embeddings = torch.cat(
-            [padded.embeddings, nodes.unsqueeze(0).expand(len(prompts), -1, -1)], dim=1
+        prefix = self.encode_prefix(prompts) if prefix is None else prefix
+        row_bytes = 4 * (len(tree) + 1) * self.model.config.get_text_config().vocab_size
+        # The gradient needs all logits anyway.
+        rows = len(prompts) if torch.is_grad_enabled() else max(1, LOGITS_BYTES // row_bytes)
+        return torch.cat(
+            [
+                self._tree_scores(prompts[at : at + rows], tree, pseudo[at : at + rows], prefix)
+                for at in range(0, len(prompts), rows)
+            ]
         )
-        lengths = padded.mask.long().sum(dim=1, keepdim=True)
-        positions = torch.cat([padded.positions, lengths + tree.depth.to(device)], dim=1)
-        attention = tree_attention(padded.mask, tree)
-        logits = self._logits(embeddings, attention, positions, len(tree) + 1)
-        return answer_log_probabilities(logits, tree)
 
     @torch.no_grad()
     def write(
@@ -195,7 +251,9 @@ class LanguageModel(nn.Module):
             self.model.save_pretrained(str(folder))
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        # Prompts are kept for a whole run: one object a token id, not one an occurrence.
+        return tuple(self._ids.setdefault(each, each) for each in ids)
 
     def _answer_ids(self, answer: str, take_space: bool) -> tuple[int, ...]:
         return self._encode(f" {answer}" if take_space else answer)
@@ -203,12 +261,35 @@ class LanguageModel(nn.Module):
     def _build_tree(self, answers: tuple[str, ...], take_space: bool) -> AnswerTree:
         return build_tree([self._answer_ids(answer, take_space) for answer in answers], self.end)
 
+    def _tree_scores(
+        self,
+        prompts: Sequence[PromptTokens],
+        tree: AnswerTree,
+        pseudo: Tensor,
+        prefix: Prefix | None,
+    ) -> Tensor:
+        padded = self._pad(prompts, pseudo, prefix)
+        device = pseudo.device
+        nodes = self._embed(tree.tokens.to(device)).to(padded.embeddings.dtype)
+        embeddings = torch.cat(
+            [padded.embeddings, nodes.unsqueeze(0).expand(len(prompts), -1, -1)], dim=1
+        )
+        positions = torch.cat([padded.positions, padded.ends + tree.depth.to(device)], dim=1)
+        attention = tree_attention(padded.seen, tree)[:, :, -embeddings.shape[1] :]
+        logits = self._logits(embeddings, attention, positions, len(tree) + 1, prefix)
+        return answer_log_probabilities(logits, tree)
+
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
 
-    def _pad(self, prompts: Sequence[PromptTokens], pseudo: Tensor) -> _Padded:
-        """Embed prompts around their pseudo tokens and pad at the left."""
+    def _pad(
+        self, prompts: Sequence[PromptTokens], pseudo: Tensor, prefix: Prefix | None = None
+    ) -> _Padded:
+        """Embed prompts around their pseudo tokens, without their prefix, and pad at the left."""
         count, device = pseudo.shape[1], pseudo.device
+        if prefix is not None:
+            start = len(prefix)
+            prompts = [replace(prompt, before=prompt.before[start:]) for prompt in prompts]
         longest = max(prompt.length(count) for prompt in prompts)
         ids = torch.full((len(prompts), longest), self.end)
         slot = torch.zeros(len(prompts), longest, dtype=torch.bool)
@@ -224,14 +305,23 @@ class LanguageModel(nn.Module):
         embeddings = self._embed(ids.to(device))
         where = slot.to(device).unsqueeze(-1)
         embeddings = embeddings.masked_scatter(where, pseudo.to(embeddings.dtype))
-        return _Padded(embeddings, mask.to(device))
+        return _Padded(embeddings, mask.to(device), prefix)
 
-    def _logits(self, embeddings: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
+    def _logits(
+        self,
+        embeddings: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        keep: int,
+        prefix: Prefix | None = None,
+    ) -> Tensor:
+        """Run the model; a prefix that is not encoded yet is encoded by this."""
         output = self.model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions,
-            use_cache=False,
+            past_key_values=None if prefix is None else prefix.cache,
+            use_cache=prefix is not None,
             logits_to_keep=keep,
         )
         return output.logits

@@ -88,7 +88,7 @@ def moments_of(features: FeatureSet, ids: Sequence[str], pool: int = 1) -> Momen
     wanted = set(ids)
     known = _recall(features.folder, features.dim)
     used: dict[str, Moments] = {}
-    for number, sidecar in features.sidecars().items():
+    for number, sidecar in features.sidecars():
         rows = [row for row, name in enumerate(sidecar.ids) if name in wanted]
         if rows:
             key = _key(sidecar.sha256, rows, pool)

@@ -1,0 +1,73 @@
+"""The start that several prompts share, encoded once for all of them.
+
+A task description takes more tokens than most utterances. Its keys and values depend on nothing
+that follows, so one pass over a single row serves every row of a batch, and in evaluation every
+batch. Gradients flow through them: with LoRA the start is trained like the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+WORTH = 128
+"""Positions that sharing must save; below, an extra pass of the model costs more than it spares."""
+
+
+class SharedLayer(DynamicLayer):
+    """Keeps the first keys and values it is given and puts them before those of every later pass.
+
+    Nothing is added later, so one encoded start serves any number of batches of any size.
+    """
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return keys and values, [batch, heads, start + length, dim], of start and batch."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+            return key_states, value_states
+        size = (len(key_states), -1, -1, -1)
+        keys = torch.cat([self.keys.expand(size), key_states], dim=-2)
+        return keys, torch.cat([self.values.expand(size), value_states], dim=-2)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The tokens that prompts begin with, and what the model's layers keep of them."""
+
+    tokens: tuple[int, ...]
+    cache: Cache
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def empty_cache() -> Cache:
+    """Return a cache for one start; the model's layers fill it as it is encoded."""
+    return Cache(layer_class_to_replicate=SharedLayer)
+
+
+def common_start(sequences: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the longest start that all sequences have in common."""
+    distinct = set(sequences)
+    # What the first and the last in order share, all between them share.
+    first, last = min(distinct), max(distinct)
+    length = next(
+        (place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]),
+        min(len(first), len(last)),
+    )
+    return first[:length]
+
+
+def attends_to_everything(config: Any) -> bool:
+    """Tell whether every layer sees all earlier tokens: no window, no recurrent state."""
+    kinds = getattr(config, "layer_types", None) or ()
+    windowed = getattr(config, "sliding_window", None) is not None
+    return not windowed and all(kind == "full_attention" for kind in kinds)
