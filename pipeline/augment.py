@@ -35,18 +35,20 @@ def replace_by_noise(stream: Stream, rows: Tensor, generator: torch.Generator) -
 def disturb(
     streams: Mapping[str, Stream],
     turns: Turns | None,
-    deviation: Mapping[str, float],
+    strength: Mapping[str, float],
     generator: torch.Generator,
 ) -> tuple[dict[str, Stream], Turns | None]:
-    """Add normal noise of a modality's `deviation` to every real row, the neighbours' included.
+    """Add to every real row, the neighbours' included, `strength` times a random row of the batch.
 
     Features whose extractor was trained on the training labels are far more telling in training
-    than they will be later; noise brings them down to what they will be worth.
+    than they will be later; this brings them down to what they will be worth. Another row of the
+    same modality is noise with the features' own distribution: white noise would miss the few
+    directions in which such features lie.
     """
-    changed = _disturbed(streams, deviation, generator)
+    changed = _disturbed(streams, strength, generator)
     if turns is None:
         return changed, None
-    return changed, replace(turns, streams=_disturbed(turns.streams, deviation, generator))
+    return changed, replace(turns, streams=_disturbed(turns.streams, strength, generator))
 
 
 def augment(
@@ -78,13 +80,14 @@ def augment(
 
 
 def _disturbed(
-    streams: Mapping[str, Stream], deviation: Mapping[str, float], generator: torch.Generator
+    streams: Mapping[str, Stream], strength: Mapping[str, float], generator: torch.Generator
 ) -> dict[str, Stream]:
     changed = dict(streams)
-    for name in [each for each in changed if each in deviation]:
-        stream = changed[name]
-        noise = torch.randn(stream.value.shape, generator=generator) * deviation[name]
-        changed[name] = replace(
-            stream, value=stream.value + noise * stream.mask.unsqueeze(-1).to(noise.dtype)
-        )
+    for name, stream in streams.items():
+        rows = stream.value[stream.mask]
+        if len(rows) and name in strength:
+            others = torch.randint(len(rows), (len(rows),), generator=generator)
+            value = stream.value.clone()
+            value[stream.mask] = rows + strength[name] * rows[others]
+            changed[name] = replace(stream, value=value)
     return changed

@@ -80,8 +80,8 @@ class TrainSettings(BaseModel):
             that any subset works later.
         modality_noise: Share of utterances one of whose modalities is replaced by noise, so that
             the gate learns to turn a broken stream down.
-        feature_noise: Deviation of the normal noise that training adds to the standardised rows of
-            a modality (0 where not named), for features that know the training labels.
+        feature_noise: By modality (0 where not named), how much of a random other row of the batch
+            training adds to every standardised row, for features that know the training labels.
         balance_weight: Weight of the loss that keeps every expert in use.
         reliability_weight: Weight of the loss on the gate's attention to noise.
         auxiliary_weight: Weight of the auxiliary head on the fused vector (0 = none).

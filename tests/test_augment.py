@@ -37,14 +37,28 @@ def test_an_utterance_with_one_modality_keeps_it_as_it_is() -> None:
     assert torch.equal(changed.streams["text"].value, text.value)
 
 
-def test_feature_noise_has_its_deviation_and_leaves_padding_and_other_modalities_alone() -> None:
-    turn = streams_of()
-    turns = Turns(turn, torch.zeros(400, 3, dtype=torch.long), torch.zeros(400, 3).long())
-    changed, near = disturb(streams_of(), turns, {"text": 2.0}, seeded())
-    assert near is not None
-    for disturbed in (changed["text"], near.streams["text"]):
-        assert disturbed.value[:, :2].std().item() == pytest.approx(2.0, rel=0.05)
-        assert (disturbed.value[:, 2] == 0.0).all()
-    assert torch.equal(changed["audio"].value, turn["audio"].value)
-    again, _ = disturb(streams_of(), turns, {"text": 2.0}, seeded())
+def test_feature_noise_mixes_in_rows_of_the_batch_and_leaves_the_rest_alone() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    value = torch.tensor([[[1.0], [2.0], [0.0]], [[4.0], [0.0], [0.0]]])
+    streams = {"text": Stream(value, mask), "audio": Stream(value, mask)}
+    turns = Turns(streams, torch.zeros(2, 3).long(), torch.zeros(2, 3).long())
+    seen = set()
+    for seed in range(20):
+        changed, near = disturb(streams, turns, {"text": 0.5}, seeded(seed))
+        assert near is not None
+        for disturbed in (changed["text"], near.streams["text"]):
+            added = (disturbed.value - value)[mask].flatten().tolist()
+            assert set(added) <= {0.5, 1.0, 2.0}
+            seen.update(added)
+            assert (disturbed.value[~mask] == 0.0).all()
+        assert torch.equal(changed["audio"].value, value)
+    assert seen == {0.5, 1.0, 2.0}
+    again, _ = disturb(streams, turns, {"text": 0.5}, seeded(19))
     assert torch.equal(again["text"].value, changed["text"].value)
+
+
+def test_feature_noise_leaves_absent_modalities_absent() -> None:
+    nothing = Stream(torch.zeros(2, 1, 3), torch.zeros(2, 1, dtype=torch.bool))
+    changed, _ = disturb({"text": nothing}, None, {"text": 1.0}, seeded())
+    assert not changed["text"].mask.any()
+    assert not changed["text"].value.any()
