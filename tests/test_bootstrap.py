@@ -9,6 +9,7 @@ from pipeline.metrics import (
     classification_metrics,
     classification_statistics,
     draw_counts,
+    holm,
     interval,
     paired_difference,
     regression_metrics,
@@ -16,6 +17,7 @@ from pipeline.metrics import (
     reliability,
     score_resamples,
 )
+from pipeline.metrics.statistics import class_f1
 
 LABELS = ["neutral", "joy", "anger"]
 CLASSES = classification_statistics(3)
@@ -35,12 +37,14 @@ def test_resampled_classification_equals_the_metrics_of_the_drawn_rows(readable)
     truth, answers = draw.integers(0, 3, 90), draw.integers(0 if readable else -1, 3, 90)
     counts = np.concatenate([np.ones((1, 90), dtype=np.float32), draw_counts(90, resamples=20)])
     found = score_resamples(CLASSES, truth, answers, counts)
-    assert sorted(found) == ["accuracy", "macro_f1", "uar", "weighted_f1"]
+    by_class = {class_f1(number): label for number, label in enumerate(LABELS)}
+    assert set(found) == {"accuracy", "macro_f1", "uar", "weighted_f1", *by_class}
     for place, one in enumerate(counts):
         rows = rows_of(one)
         names = [LABELS[number] for number in truth[rows]]
         read = [None if number < 0 else LABELS[number] for number in answers[rows]]
         expected = classification_metrics(names, read, LABELS)
+        expected |= {key: expected["per_class"][name]["f1"] for key, name in by_class.items()}
         for key, values in found.items():
             assert values[place] == pytest.approx(expected[key], abs=1e-6), key
 
@@ -170,3 +174,11 @@ def test_calibration_refuses_what_is_no_probability():
         reliability(np.array([math.nan]), np.array([True]))
     with pytest.raises(ValueError, match="of answers"):
         reliability(np.array([]), np.array([], dtype=bool))
+
+
+def test_holm_by_hand():
+    """0.01 is times 4, 0.02 times 3, 0.03 times 2 but no less than before it, 0.04 likewise."""
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []

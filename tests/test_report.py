@@ -8,6 +8,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.report.alarms import alarms
 from pipeline.report.build import build_report
+from pipeline.report.corpus import Corpus
 from pipeline.report.experiments import lead_experiment
 from pipeline.report.load import load_runs, read_predictions
 from pipeline.report.run_tables import footnotes
@@ -55,7 +56,7 @@ def test_one_seed_has_no_deviation_and_baselines_stand_below(made):
     metrics = ["acc2", "acc2_weak", "acc3", "acc5", "f1", "mae", "corr", "r2"]
     ends = ("", "_sd", "_low", "_high")
     expected = [f"{key}{end}" for key in metrics for end in ends]
-    assert list(rows[0]) == ["experiment", *expected, "seeds", "setup"]
+    assert list(rows[0]) == ["experiment", *expected, "seeds", "fusion", "setup"]
 
 
 def test_every_seed_is_printed(made):
@@ -148,7 +149,7 @@ def test_unreadable_answers_are_wrong_and_counted(tmp_path):
     path.write_text(text, encoding="utf-8")
     edit_result(folder, lambda result: result["test"].update(unreadable_classification=1))
     experiments = experiments_of(tmp_path)
-    assert footnotes(experiments)[-1] == (
+    assert footnotes(experiments, Corpus())[-1] == (
         "Answers that could not be read: egmf, classification: 1 of 60."
     )
 

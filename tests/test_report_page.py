@@ -84,7 +84,7 @@ def test_hostile_text_inside_drawings_is_escaped(tmp_path):
     page = Page(text)
     assert "script" not in page.tags
     assert "b" not in page.tags
-    assert page.tags.count("svg") == 11
+    assert page.tags.count("svg") == 12
     first = text[text.index("<svg") : text.index("</svg>")]
     assert "&lt;script&gt;$x$&amp;</text>" in first, "shown as it is, not set as a formula"
 

@@ -18,6 +18,7 @@ from pipeline.report.experiments import lead_experiment
 from pipeline.report.mistakes import mistake_table
 from pipeline.report.protocols import CORR, MAE, WEIGHTED_F1
 from pipeline.report.resampling import Resampler
+from pipeline.report.significance import judge_against
 from pipeline.report.study_tables import comparison_tables, missing_table
 from pipeline.report.wording import plain
 from tests.helpers_runs import (
@@ -100,14 +101,19 @@ def test_experiments_are_tested_against_the_lead(tmp_path):
     write_run(tmp_path, experiment="other", modalities=("audio",), skill=0.3, rows=200)
     write_run(tmp_path, experiment="no-gate", ablate=["gate"], skill=0.8)
     lead, *others = sorted(experiments_of(tmp_path), key=lambda each: each.name)
-    ablations, rest = comparison_tables("demo", lead, others, Resampler())
+    verdicts = {
+        task: judge_against(lead, others, task, lead.headline(task), Resampler())
+        for task in lead.result.task
+    }
+    ablations, rest = comparison_tables("demo", lead, others, verdicts)
     assert [row.cells[0].text for row in ablations.rows] == ["no-gate"]
     rows = {row.cells[0].text: [cell.value for cell in row.cells] for row in rest.rows}
     assert sorted(rows) == ["other", "text"]
     expected = others[2].mean("weighted_f1") - lead.mean("weighted_f1")
     assert rows["text"][1] == pytest.approx(expected)
     assert rows["text"][3] < 0.01
-    assert rows["other"][1:4] == [None] * 3, "another test split cannot be paired"
+    assert rows["text"][4] == pytest.approx(2 * rows["text"][3]), "two of three can be paired"
+    assert rows["other"][1:5] == [None] * 4, "another test split cannot be paired"
 
 
 def test_two_experiments_in_every_metric(tmp_path):
@@ -187,7 +193,7 @@ def test_confident_mistakes_by_hand(tmp_path):
         ["meld-test-00007", "neutral", "fear", 0.9],
         ["meld-test-00003", "neutral", "anger", 0.6],
     ]
-    assert found.notes == ("Transcripts are not shown: no cache was given or found.",)
+    assert found.notes[-1] == "No transcripts: no cache was given or found."
 
 
 def test_a_mistake_is_one_that_most_seeds_make(tmp_path):
@@ -259,11 +265,11 @@ def test_dialogues_are_drawn_whole_where_they_are_known(tmp_path):
     digest = write_cache(tmp_path / "cache", folder)
     corpus = read_corpus(tmp_path / "cache", "meld", {digest})
     assert corpus.groups["meld-test-00004"] == "dialogue-0"
-    assert "whole ones" in Resampler(corpus.groups).method
+    assert "over whole dialogues or videos" in Resampler(corpus.groups).method
     assert "over utterances" in Resampler(None).method
     (experiment,) = experiments_of(tmp_path / "runs")
     intervals = {
-        Resampler(groups).interval(experiment, "classification", WEIGHTED_F1)
+        Resampler(groups).interval(experiment, "classification", WEIGHTED_F1.key)
         for groups in (corpus.groups, None)
     }
     assert len(intervals) == 2

@@ -6,7 +6,13 @@ of a constant, a score on an empty subset) is None, which JSON writes as null.
 """
 
 from pipeline.metrics.baselines import majority_baseline, median_baseline
-from pipeline.metrics.bootstrap import PairedDifference, draw_counts, interval, paired_difference
+from pipeline.metrics.bootstrap import (
+    PairedDifference,
+    draw_counts,
+    holm,
+    interval,
+    paired_difference,
+)
 from pipeline.metrics.calibration import Reliability, reliability
 from pipeline.metrics.classification import classification_metrics
 from pipeline.metrics.regression import RegressionProtocol, regression_metrics
@@ -25,6 +31,7 @@ __all__ = [
     "classification_metrics",
     "classification_statistics",
     "draw_counts",
+    "holm",
     "interval",
     "majority_baseline",
     "median_baseline",

@@ -95,6 +95,20 @@ def paired_difference(
     return PairedDifference(difference, *bounds, min(1.0, 2.0 * (tail + 1) / (len(known) + 1)))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of one family of tests, so that the family errs as rarely as one test.
+
+    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for place, index in enumerate(order):
+        largest = max(largest, (len(order) - place) * p_values[index])
+        adjusted[index] = min(1.0, largest)
+    return adjusted
+
+
 def _draw_seeds(scores: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
     """Average over seeds drawn with replacement, anew for every resample."""
     seeds, resamples = scores.shape

@@ -77,7 +77,7 @@ def score_resamples(
 
 
 def classification_statistics(n_labels: int) -> Statistics:
-    """Return accuracy, weighted and macro F1 and unweighted average recall over class numbers."""
+    """Return accuracy, weighted and macro F1, unweighted average recall and each class's F1."""
 
     def terms(truth: NDArray[Any], prediction: NDArray[Any]) -> dict[str, NDArray[Any]]:
         return {"cells": _cells(truth, prediction, n_labels)}
@@ -89,8 +89,14 @@ def classification_statistics(n_labels: int) -> Statistics:
             "weighted_f1": lambda sums: _weighted_f1(sums["cells"], n_labels),
             "macro_f1": lambda sums: np.mean(_f1(sums["cells"], n_labels), axis=-1),
             "uar": lambda sums: _uar(sums["cells"], n_labels),
+            **{class_f1(number): _class_f1(number, n_labels) for number in range(n_labels)},
         },
     )
+
+
+def class_f1(number: int) -> str:
+    """Return under which key the F1 of one class stands among the resampled scores."""
+    return f"f1_of_class_{number}"
 
 
 def regression_statistics(protocol: RegressionProtocol) -> Statistics:
@@ -184,6 +190,10 @@ def _f1(cells: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     both = matrix.sum(axis=2) + matrix.sum(axis=1)[:, :n]
     f1: NDArray[np.float64] = 2.0 * hits / np.maximum(both, 1.0)
     return f1
+
+
+def _class_f1(number: int, n: int) -> Score:
+    return lambda sums: _f1(sums["cells"], n)[:, number]
 
 
 def _weighted_f1(cells: NDArray[np.float64], n: int) -> NDArray[np.float64]:

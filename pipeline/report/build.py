@@ -9,9 +9,10 @@ from typing import Literal
 from extract.files import publish_text
 from pipeline.errors import PipelineError
 from pipeline.report.load import Run, SkippedRun, load_runs
-from pipeline.report.sections import Section, make_section
+from pipeline.report.sections import Section, make_section, transfer_section
 from pipeline.report.tables import Table
-from pipeline.report.writers import csv_text, latex_text, markdown_text
+from pipeline.report.wording import visible
+from pipeline.report.writers import csv_text, figure_path, latex_text, markdown_text
 
 Format = Literal["md", "csv", "latex", "html"]
 FORMATS: tuple[Format, ...] = ("md", "csv", "latex", "html")
@@ -19,7 +20,7 @@ FORMATS: tuple[Format, ...] = ("md", "csv", "latex", "html")
 
 @dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """What was written; a section a dataset."""
 
     sections: tuple[Section, ...]
     skipped: tuple[SkippedRun, ...]
@@ -47,12 +48,14 @@ def build_report(
             f"no finished run in {runs} ({reasons}); finish one with: egmf-train --from-cache"
         )
     by_dataset = groupby(loaded.runs, _dataset)
-    sections = tuple(
-        make_section(number, list(members), cache, draw="html" in formats)
+    draw = bool({"html", "md"}.intersection(formats))
+    sections = [
+        make_section(number, list(members), cache, draw=draw)
         for number, (_, members) in enumerate(by_dataset, start=1)
-    )
-    files = _publish(out, _texts(sections, loaded.skipped, formats))
-    return Report(sections, loaded.skipped, files)
+    ]
+    every = [*sections, *transfer_section(loaded.runs)]
+    files = _publish(out, _texts(every, loaded.skipped, formats))
+    return Report(tuple(sections), loaded.skipped, files)
 
 
 def write_tables(
@@ -80,7 +83,7 @@ def _publish(out: Path, texts: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
 
 
 def _texts(
-    sections: tuple[Section, ...], skipped: tuple[SkippedRun, ...], formats: tuple[Format, ...]
+    sections: Sequence[Section], skipped: Sequence[SkippedRun], formats: tuple[Format, ...]
 ) -> list[tuple[str, str]]:
     texts = []
     if "html" in formats:
@@ -89,6 +92,11 @@ def _texts(
         texts.append(("index.html", html_text(sections, skipped)))
     if "md" in formats:
         texts.append(("report.md", markdown_text(sections, skipped)))
+        texts += [
+            (figure_path(section, drawing), visible(drawing.file))
+            for section in sections
+            for drawing in section.drawings
+        ]
     for section in sections:
         for table in section.tables:
             if table.quotes:

@@ -55,7 +55,7 @@ def against_ceiling(
         ceiling, score = (result.ceiling or {}).get(metric.key), experiment.mean(metric.key)
         if not ceiling or score is None or result.context or result.context_after:
             continue
-        interval = resampler.interval(experiment, task, metric)
+        interval = resampler.interval(experiment, task, metric.key)
         found.append(AgainstCeiling(experiment, metric, score, interval, ceiling))
     found.sort(key=lambda row: -len(row.experiment.result.modalities))
     return found

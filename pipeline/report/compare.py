@@ -98,7 +98,7 @@ def _rows(
         ]  # fmt: skip
         if scores[0].value is None or scores[1].value is None:
             continue
-        difference = difference_cells(resampler, first, second, task, metric)
+        difference = difference_cells(resampler.compare(first, second, task, metric), metric)
         arrow = "↑" if metric.higher_is_better else "↓"
         rows.append(Row((text_cell(f"{metric.title} {arrow}"), *scores, *difference)))
     return tuple(rows)
@@ -108,7 +108,7 @@ def _notes(first: Experiment, second: Experiment, resampler: Resampler) -> tuple
     seeds = len(first.runs), len(second.runs)
     notes = [
         f"{resampler.method} p: two-sided, paired on the same draws; seeds are drawn too "
-        f"({seeds[0]} and {seeds[1]})."
+        f"({seeds[0]} and {seeds[1]}). Not corrected for the number of metrics."
     ]
     if min(seeds) == 1:
         notes.append(

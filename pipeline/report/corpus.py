@@ -25,6 +25,7 @@ class Extracted(BaseModel):
     encoder: str
     utterances_encoded: int = 0
     megabytes: float = 0.0
+    flags: dict[str, int] = {}
 
 
 class Extraction(BaseModel):

@@ -7,6 +7,7 @@ setup, labels or features differ, each setup becomes an experiment of its own.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.metrics.classification import class_numbers
-from pipeline.report.load import Run, RunResult
-from pipeline.report.protocols import headline
+from pipeline.report.load import Run, RunResult, Task
+from pipeline.report.protocols import Metric, headline
 
 _SETUP = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -48,17 +49,42 @@ class Experiment:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     @property
+    def folds(self) -> str:
+        """By what the runs were split into folds; empty where they have the release's splits."""
+        return self.runs[0].fold_column
+
+    def headline(self, task: Task) -> Metric:
+        """Return the metric of one of its tasks that abstracts quote."""
+        return headline(task, self.result.protocol, self.folds)
+
+    @property
     def setup(self) -> str:
-        """Say in words what went in: modalities, and what differs from the default model."""
+        """Say in words what went in: modalities, and what differs from the default but fusion."""
         result = self.result
         parts = [" + ".join(result.modalities)]
-        if result.fusion != "egmf":
-            parts.append(f"fusion {result.fusion}")
         if result.ablate:
             parts.append(f"without {', '.join(result.ablate)}")
         if result.context or result.context_after:
             after = f" + {result.context_after} after" if result.context_after else ""
             parts.append(f"context {result.context}{after}")
+        if result.train_languages:
+            parts.append(f"trained on {', '.join(result.train_languages)}")
+        if result.select == "last":
+            parts.append("last epoch")
+        return "; ".join(parts)
+
+    def setup_among(self, others: Sequence["Experiment"]) -> str:
+        """Say what went in, with the encoders and the language model where they differ."""
+        result = self.result
+        parts = [self.setup]
+        for modality, feature in result.features.items():
+            sets = {each.result.features.get(modality, feature).fingerprint for each in others}
+            if len(sets) > 1:
+                parts.append(f"{modality} of {feature.slug}")
+        if len({each.result.llm for each in others}) > 1:
+            parts.append(f"writes with {short_model(result.llm)}")
+        if result.random_weights and not all(each.result.random_weights for each in others):
+            parts.append("random weights")
         return "; ".join(parts)
 
 
@@ -89,23 +115,31 @@ def setup_of(run: Run) -> dict[str, Any]:
         "context": (result.context, result.context_after),
         "settings": run.settings,
         "split shown": result.split,
+        "folds": run.fold_column,
+        "languages trained on": result.train_languages,
     }
+
+
+def short_model(llm: str) -> str:
+    """Return the end of a language model's path, or its name on a hub."""
+    return "/".join(Path(llm).parts[-2:])
 
 
 def lead_experiment(experiments: Sequence[Experiment]) -> Experiment:
     """Choose the experiment whose figures are shown: the whole model on the most modalities.
 
-    Single utterances go before context, which is another protocol.
+    Single utterances go before context, which is another protocol, and all languages before some.
     """
 
     def rank(experiment: Experiment) -> tuple[Any, ...]:
         result = experiment.result
-        metric = headline(result.task[0], result.protocol)
+        metric = experiment.headline(result.task[0])
         score = experiment.mean(metric.key)
         signed = -np.inf if score is None else score if metric.higher_is_better else -score
         whole = result.fusion == "egmf" and not result.ablate
         single = not (result.context or result.context_after)
-        return result.split == "test", len(result.modalities), whole, single, signed
+        every = not result.train_languages
+        return result.split == "test", len(result.modalities), whole, single, every, signed
 
     return max(experiments, key=rank)
 

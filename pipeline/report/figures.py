@@ -1,4 +1,4 @@
-"""Figures as SVG that follows the page's colours, drawn by matplotlib.
+"""Figures as SVG, drawn by matplotlib: for the page, in its colours, and as files on white.
 
 Text stays text (the page's own font, selectable), and the ink, grid and paper colours are stand-ins
 that become CSS variables, so that one drawing reads well in light and dark. Labels are the
@@ -62,12 +62,24 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure: a name unique in the page, a caption, and its themed SVG."""
+    """One figure: a name unique in the page, a caption, its themed SVG, and its size in points."""
 
     name: str
     title: str
     caption: str
     svg: str
+    size: tuple[float, float]
+
+    @property
+    def file(self) -> str:
+        """Return the figure as an SVG document of its own: plain colours on white paper."""
+        svg = re.sub(r"var\([-a-z]+, (#[0-9a-f]+)\)", r"\1", self.svg)
+        width, height = self.size
+        head = (
+            f'<svg width="{width:.0f}pt" height="{height:.0f}pt" '
+            'style="background: #ffffff; font-family: sans-serif"'
+        )
+        return f'<?xml version="1.0" encoding="UTF-8"?>\n{svg.replace("<svg", head, 1)}'
 
 
 @contextmanager
@@ -90,7 +102,9 @@ def finish(figure: Figure, name: str, title: str, caption: str) -> Drawing:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # text stays text
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return Drawing(name, title, caption, _themed(buffer.getvalue(), name, title))
+    width, height = figure.get_size_inches()
+    size = (72.0 * float(width), 72.0 * float(height))
+    return Drawing(name, title, caption, _themed(buffer.getvalue(), name, title), size)
 
 
 def _themed(svg: str, name: str, title: str) -> str:

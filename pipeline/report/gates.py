@@ -23,7 +23,8 @@ def gate_drawings(key: str, lead: Experiment) -> tuple[Drawing, ...]:
         return tuple(drawn)
     classes, languages = _by_class(rows, lead), _by_language(rows)
     both, inside = _levels(rows, lead)
-    caption = f"Mean weight in per cent on the {lead.result.split} split, all seeds of {lead.name}."
+    sizes = f"{rows['id'].nunique():,} utterances"
+    caption = f"Mean weight in per cent, {lead.result.split}, {sizes}, all seeds of {lead.name}."
     found = []
     if both:
         found.append(draw_gates(f"{key}-gates", classes, both, "Gate weights by class", caption))
@@ -34,6 +35,10 @@ def gate_drawings(key: str, lead: Experiment) -> tuple[Drawing, ...]:
     if inside:
         title = "Modality weights inside each expert"
         found.append(draw_gates(f"{key}-gates-experts", classes, inside, title, caption))
+    if inside and len(languages) > 1:
+        title = "Modality weights inside each expert by language"
+        name = f"{key}-gates-experts-languages"
+        found.append(draw_gates(name, languages, inside, title, caption))
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import PipelineError
@@ -26,6 +27,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "classification": ("n_classification", "accuracy", "weighted_f1", "macro_f1", "confusion"),
     "regression": ("n_regression", "mae", "corr", "acc5"),
 }
+_FOLD_COLUMNS = ("speaker", "group", "language")
 _TEXT_COLUMNS = ("id", "task", "language", "truth", "answer", "prediction", "valid")
 
 
@@ -53,6 +55,27 @@ class ProbeRecord(_Record):
     n: int
 
 
+class TransferRecord(_Record):
+    """A run's scores on another corpus: the metrics themselves are its extra keys.
+
+    `labels` were permitted; `mapped` has the other corpus's names that ours stand for; `rows` says
+    how many rows of each task were scored and labelled; `left_out`, why a task was not scored.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    labels: tuple[str, ...] = ()
+    mapped: dict[str, str] = {}
+    rows: dict[str, dict[str, int]] = {}
+    rescaled: bool = False
+    left_out: str = ""
+
+    @property
+    def scores(self) -> Metrics:
+        """The metrics."""
+        return self.model_extra or {}
+
+
 class RunResult(_Record):
     """`result.json` as training writes it; keys of later formats' additions are ignored."""
 
@@ -69,6 +92,8 @@ class RunResult(_Record):
     ablate: tuple[str, ...]
     context: int
     context_after: int = 0
+    select: Literal["best", "last"] = "best"
+    train_languages: tuple[str, ...] = ()
     random_weights: bool
     llm: str
     labels: tuple[str, ...]
@@ -81,6 +106,8 @@ class RunResult(_Record):
     valid: Metrics
     by_language: dict[str, Metrics] = {}
     without: dict[str, Metrics] = {}
+    folds: tuple[Metrics, ...] = ()
+    transfer: dict[str, TransferRecord] = {}
     baselines: dict[str, Metrics] = {}
     alarms: tuple[str, ...] = ()
     temperatures: dict[Task, float] = {}
@@ -170,6 +197,17 @@ class Run:
         return "\n".join(line for line in lines if not line.startswith("seed:"))
 
     @cached_property
+    def fold_column(self) -> str:
+        """By what the run was split into folds; empty where it has the release's splits."""
+        if not self.result.folds:
+            return ""
+        try:
+            column = yaml.safe_load(self.settings).get("folds")
+        except (yaml.YAMLError, AttributeError):
+            column = None
+        return column if column in _FOLD_COLUMNS else "fold"
+
+    @cached_property
     def machine(self) -> str:
         """Say what the run ran on, as far as it is recorded."""
         try:
@@ -192,24 +230,11 @@ class Run:
 
     def epochs(self) -> list[dict[str, Any]]:
         """Return the epoch lines of the training log; a line cut off half-way is left out."""
-        return [entry for entry in self._log() if entry.get("kind") == "epoch"]
+        return [entry for entry in read_log(self.folder) if entry.get("kind") == "epoch"]
 
     def steps(self) -> list[dict[str, Any]]:
         """Return the step lines of the training log."""
-        return [entry for entry in self._log() if entry.get("kind") == "step"]
-
-    def _log(self) -> Iterator[dict[str, Any]]:
-        try:
-            text = (self.folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict):
-                yield entry
+        return [entry for entry in read_log(self.folder) if entry.get("kind") == "step"]
 
 
 @dataclass(frozen=True)
@@ -276,6 +301,21 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return frame
 
 
+def read_log(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run's training log; one that is cut off or damaged is left out."""
+    try:
+        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
 class _Unusable(Exception):
     """Why a run folder is set aside."""
 
@@ -285,7 +325,9 @@ def _read_run(folder: Path) -> Run:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _Unusable("no result.json: still running, or stopped before its end") from None
+        raise _Unusable(
+            f"no result.json: still running, or stopped before its end ({_progress(folder)})"
+        ) from None
     except (OSError, ValueError) as error:
         raise _Unusable(f"result.json cannot be read: {error}") from None
     version = record.get("format") if isinstance(record, dict) else None
@@ -306,3 +348,13 @@ def _read_run(folder: Path) -> Run:
             f"result.json is of {result.dataset}, seed {result.seed}, but lies in {dataset}/{seed}"
         )
     return Run(folder, folder.parent.name, result)
+
+
+def _progress(folder: Path) -> str:
+    """Say how far an unfinished run came."""
+    folds = [each for each in folder.glob("fold-*") if each.is_dir()]
+    if folds:
+        done = sum((each / "result.json").is_file() for each in folds)
+        return f"{done} of the {len(folds)} folds that it began are finished"
+    epochs = [entry for entry in read_log(folder) if entry.get("kind") == "epoch"]
+    return f"{len(epochs)} epochs in its log" if epochs else "no epoch in its log"

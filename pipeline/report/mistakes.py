@@ -10,6 +10,11 @@ from pipeline.report.tables import Cell, Column, Row, Table, text_cell
 from pipeline.report.wording import plain
 
 SHOWN = 10
+_CHOSEN: dict[Task, str] = {
+    "classification": f"The {SHOWN} wrong answers with the highest probability, in per cent, among "
+    "those that most seeds agree on; probabilities and weights are means over seeds.",
+    "regression": f"The {SHOWN} answers farthest from the truth, means over seeds.",
+}
 
 
 def mistake_table(dataset: str, task: Task, lead: Experiment, corpus: Corpus) -> Table | None:
@@ -25,13 +30,14 @@ def mistake_table(dataset: str, task: Task, lead: Experiment, corpus: Corpus) ->
     if worst.empty:
         return None
     texts = corpus.texts
+    gated = bool(_gates(rows))
     columns = [
         Column("id", "Utterance", numeric=False),
         *([Column("transcript", "Transcript", numeric=False)] if texts else []),
         Column("truth", "True", numeric=task == "regression"),
         Column("prediction", "Predicted", numeric=task == "regression"),
         Column("size", "Probability" if task == "classification" else "Error"),
-        Column("weights", "Gate weights, %", numeric=False),
+        *([Column("weights", "Gate weights, %", numeric=False)] if gated else []),
     ]
     show = Metric("size", "", percent=task == "classification").show
     return Table(
@@ -46,12 +52,12 @@ def mistake_table(dataset: str, task: Task, lead: Experiment, corpus: Corpus) ->
                     _answer(row["truth"], task),
                     _answer(row["prediction"], task),
                     Cell(show(row["size"]), row["size"]),
-                    text_cell(_weights(row, lead)),
+                    *([text_cell(_weights(row, lead))] if gated else []),
                 )
             )
             for row in worst.to_dict("records")
         ),
-        notes=() if texts else (f"Transcripts are not shown: {corpus.note}.",),
+        notes=(_CHOSEN[task], *(() if texts else (f"No transcripts: {corpus.note}.",))),
         quotes=True,
     )
 

@@ -25,6 +25,7 @@ from pipeline.report.figures import (
     finish,
 )
 from pipeline.report.load import ProbeRecord, Run
+from pipeline.report.protocols import Metric
 
 Point = tuple[float, float]
 
@@ -209,6 +210,43 @@ def draw_ceilings(name: str, rows: Sequence[AgainstCeiling]) -> Drawing:
             else f"{metric.title} and the best possible one",
             "Dot and bar: test score with its 95 % interval. Stroke: the best that any model could "
             "reach from the same modalities.",
+        )
+
+
+def draw_folds(
+    name: str,
+    rows: Mapping[str, tuple[Mapping[str, float], float | None]],
+    metric: Metric,
+    title: str,
+) -> Drawing:
+    """Draw every fold's score as a dot and the pooled score as a stroke, one line an experiment.
+
+    Args:
+        name: See `finish`.
+        rows: Experiment to its scores by fold, and its pooled score.
+        metric: What is scored.
+        title: See `finish`.
+    """
+    scale = 100 if metric.percent else 1
+    with canvas(0.6 + 0.36 * len(rows)) as figure:
+        axes = figure.subplots()
+        for place, (folds, pooled) in enumerate(rows.values()):
+            scores = [scale * score for score in folds.values()]
+            axes.plot(
+                scores, [place] * len(scores), "o", color=ACCENT, markersize=6, alpha=0.45,
+                markeredgewidth=0,
+            )  # fmt: skip
+            if pooled is not None:
+                axes.plot(scale * pooled, place, "|", color=INK, markersize=13, markeredgewidth=2)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="x")
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        unit = ", per cent" if metric.percent else ""
+        axes.set_xlabel(f"{metric.title}{unit}")
+        return finish(
+            figure, name, title, "Dot: one fold, mean over seeds. Stroke: all folds pooled."
         )
 
 

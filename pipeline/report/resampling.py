@@ -1,7 +1,8 @@
 """Intervals and comparisons of experiments, from one set of bootstrap draws of their rows.
 
 Equal ids give equal draws, so that experiments of one split are compared on the same resamples.
-Where the cache tells which utterances belong to one dialogue or video, these are drawn together.
+Where the cache tells which utterances belong to one dialogue or video, these are drawn together;
+where each speaker was a fold, all that one speaker said.
 """
 
 from collections.abc import Mapping
@@ -40,18 +41,33 @@ class Resampled:
 class Resampler:
     """Scores the experiments of one dataset on shared draws, each once."""
 
-    def __init__(self, groups: Mapping[str, str] | None = None) -> None:
-        """Take the group of each utterance id; None, or ids it lacks, draws utterances alone."""
+    def __init__(
+        self, groups: Mapping[str, str] | None = None, unit: str = "dialogues or videos"
+    ) -> None:
+        """Take the group of each utterance id, and what a group is.
+
+        None, or ids that it lacks, draws utterances alone.
+        """
         self._groups = groups
-        self._done: dict[tuple[str, Task], Resampled | None] = {}
+        self._unit = unit
+        self._done: dict[tuple[str, Task, str], Resampled | None] = {}
         self._drawn: tuple[tuple[str, ...], NDArray[np.float32]] | None = None
 
-    def interval(self, experiment: Experiment, task: Task, metric: Metric) -> Interval | None:
-        """Return the 95 % interval of an experiment's mean over seeds."""
-        found = self._of(experiment, task)
-        if found is None or metric.key not in found.scores:
+    def interval(
+        self, experiment: Experiment, task: Task, key: str, *, language: str = ""
+    ) -> Interval | None:
+        """Return the 95 % interval of an experiment's mean over seeds, of one language perhaps."""
+        found = self._of(experiment, task, language)
+        if found is None or key not in found.scores:
             return None
-        return interval(found.scores[metric.key].mean(axis=0))
+        return interval(found.scores[key].mean(axis=0))
+
+    def seed_interval(
+        self, experiment: Experiment, place: int, task: Task, key: str
+    ) -> Interval | None:
+        """Return the 95 % interval of the score of one of an experiment's seeds."""
+        found = self._of(experiment, task)
+        return None if found is None else interval(found.scores[key][place])
 
     def compare(
         self, first: Experiment, second: Experiment, task: Task, metric: Metric
@@ -69,19 +85,19 @@ class Resampler:
     @property
     def method(self) -> str:
         """Say how intervals and p-values were made."""
-        unit = "utterances" if self._groups is None else "dialogues or videos, whole ones"
+        unit = "utterances" if self._groups is None else f"whole {self._unit}"
         return (
-            f"Intervals of 95 %: percentile bootstrap over {unit}, {RESAMPLES:,} resamples, "
+            f"Intervals are of 95 %: percentile bootstrap over {unit}, {RESAMPLES:,} resamples, "
             "of the mean over seeds."
         )
 
-    def _of(self, experiment: Experiment, task: Task) -> Resampled | None:
-        key = experiment.name, task
+    def _of(self, experiment: Experiment, task: Task, language: str = "") -> Resampled | None:
+        key = experiment.name, task, language
         if key not in self._done:
-            self._done[key] = self._resample(experiment, task)
+            self._done[key] = self._resample(experiment, task, language)
         return self._done[key]
 
-    def _resample(self, experiment: Experiment, task: Task) -> Resampled | None:
+    def _resample(self, experiment: Experiment, task: Task, language: str) -> Resampled | None:
         read = prediction_classes if task == "classification" else prediction_scores
         pairs = [read(run) for run in experiment.runs]
         tables = [run.of_task(task) for run in experiment.runs]
@@ -98,7 +114,15 @@ class Resampler:
             else regression_statistics(family(experiment.result.protocol))
         )
         counts = self._counts(ids)
-        scored = [score_resamples(statistics, truth, one, counts) for _, one in known]
+        chosen = np.ones(len(ids), dtype=bool)
+        if language and tables[0] is not None:
+            chosen = (tables[0]["language"] == language).to_numpy(dtype=bool)
+        if not chosen.any():
+            return None
+        scored = [
+            score_resamples(statistics, truth[chosen], one[chosen], counts[:, chosen])
+            for _, one in known
+        ]
         return Resampled(ids, truth, {k: np.stack([each[k] for each in scored]) for k in scored[0]})
 
     def _counts(self, ids: tuple[str, ...]) -> NDArray[np.float32]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.corpus import Extraction
-from pipeline.report.experiments import Experiment
+from pipeline.report.corpus import Corpus, Extraction
+from pipeline.report.experiments import Experiment, short_model
 from pipeline.report.tables import Cell, Column, Row, Table, text_cell
 
 _NAME = Column("experiment", "Experiment", numeric=False)
@@ -93,7 +93,21 @@ def extraction_table(dataset: str, extractions: Sequence[Extraction]) -> Table |
     )
 
 
-def footnotes(experiments: Sequence[Experiment]) -> list[str]:
+def provenance(experiments: Sequence[Experiment]) -> str:
+    """Return in one line the fingerprints of all that the figures of a table rest on."""
+    results = [run.result for each in experiments for run in each.runs]
+    labels = ", ".join(sorted({result.table_sha256[:8] for result in results}))
+    features: dict[str, set[str]] = {}
+    for result in sorted(results, key=lambda each: -len(each.modalities)):
+        for modality, item in result.features.items():
+            features.setdefault(modality, set()).add(item.fingerprint[:8])
+    shown = ", ".join(f"{name} {' / '.join(sorted(each))}" for name, each in features.items())
+    models = ", ".join(sorted({short_model(result.llm) for result in results}))
+    random = "; random weights" if any(result.random_weights for result in results) else ""
+    return f"Labels {labels}; features {shown}; language model {models}{random}."
+
+
+def footnotes(experiments: Sequence[Experiment], corpus: Corpus) -> list[str]:
     """Return what identifies the data behind a dataset's tables, and what was left out of it."""
     results = [run.result for each in experiments for run in each.runs]
     tables = sorted({result.table_sha256[:8] for result in results})
@@ -125,6 +139,8 @@ def footnotes(experiments: Sequence[Experiment]) -> list[str]:
         + ("; ".join(quarantined) if quarantined else "nothing")
         + "."
     )
+    if cut := _cut(corpus.extractions):
+        notes.append(f"Cut or incomplete when they were extracted, and used as they are: {cut}.")
     notes.append(f"Answers that could not be read: {_unreadable(experiments)}.")
     shortened = max((result.shortened_prompts for result in results), default=0)
     if shortened:
@@ -136,9 +152,34 @@ def footnotes(experiments: Sequence[Experiment]) -> list[str]:
 
 def environment_notes(lead: Experiment, experiments: Sequence[Experiment]) -> list[str]:
     """Return the lead's library versions and every machine that ran something."""
-    versions = ", ".join(f"{name} {one}" for name, one in lead.result.environment.items())
+    own = lead.result.environment
+    versions = ", ".join(f"{name} {one}" for name, one in own.items())
+    others = sorted(
+        {
+            f"{each.name} with {name} {one}"
+            for each in experiments
+            for run in each.runs
+            for name, one in run.result.environment.items()
+            if own.get(name, one) != one
+        }
+    )
     machines = sorted({run.machine for each in experiments for run in each.runs if run.machine})
-    return [*([f"{versions}."] if versions else []), *(f"Ran on {one}." for one in machines)]
+    return [
+        *([f"{lead.name}: {versions}."] if versions else []),
+        *([f"Other versions: {'; '.join(others)}."] if others else []),
+        *(f"Ran on {one}." for one in machines),
+    ]
+
+
+def _cut(extractions: Sequence[Extraction]) -> str:
+    """Say how many clips were cut to the longest span or broke off, by the newest extraction."""
+    if not extractions:
+        return ""
+    return "; ".join(
+        f"{each.modality}, {flag.replace('_', ' ')}: {count:,}"
+        for each in extractions[-1].modalities
+        for flag, count in each.flags.items()
+    )
 
 
 def _unreadable(experiments: Sequence[Experiment]) -> str:

@@ -1,58 +1,102 @@
 """Tables of test scores: experiments, seeds, languages, classes, and published rows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from pipeline.metrics.statistics import class_f1
 from pipeline.report.experiments import Experiment, lead_experiment
 from pipeline.report.load import Metrics, RunResult, Task
-from pipeline.report.protocols import BASELINES, UNSTATED, Metric, headline, metrics_of
+from pipeline.report.protocols import BASELINES, UNSTATED, Metric, metrics_of
 from pipeline.report.published import PublishedRow
-from pipeline.report.resampling import Resampler
-from pipeline.report.tables import Cell, Column, Row, Table, show_range, text_cell
+from pipeline.report.resampling import Interval, Resampler
+from pipeline.report.significance import Verdict, explain
+from pipeline.report.tables import Cell, Column, Row, Table, p_cell, show_range, text_cell
 
 _NAME = Column("experiment", "Experiment", numeric=False)
+_FUSION = Column("fusion", "Fusion", numeric=False)
 _SETUP = Column("setup", "Setup", numeric=False)
 _SEEDS = Column("seeds", "Seeds")
 
 
 def main_table(
-    dataset: str, task: Task, experiments: Sequence[Experiment], resampler: Resampler
+    dataset: str,
+    task: Task,
+    experiments: Sequence[Experiment],
+    verdicts: Mapping[str, Verdict],
+    resampler: Resampler,
 ) -> Table:
-    """Make the table of one task: every experiment, best first, then the trivial baselines."""
-    lead = lead_experiment(experiments).result
+    """Make the table of one task: every experiment, best first, then the trivial baselines.
+
+    `verdicts` holds the comparisons with the lead in the task's headline metric.
+    """
+    lead = lead_experiment(experiments)
+    headline = lead.headline(task)
     metrics = [
         metric
-        for metric in metrics_of(task, lead.protocol)
+        for metric in metrics_of(task, lead.result.protocol)
         if any(experiment.mean(metric.key) is not None for experiment in experiments)
     ]
-    ranked = by_score(experiments, headline(task, lead.protocol))
-    rows = [
-        Row(
-            (
-                text_cell(each.name),
-                *(_score_cell(each, task, metric, experiments, resampler) for metric in metrics),
-                Cell(str(len(each.runs)), len(each.runs)),
-                text_cell(each.setup),
+    rows = []
+    for each in by_score(experiments, headline):
+        verdict = verdicts.get(each.name)
+        p_value = () if not verdicts else (p_cell(verdict.p_value) if verdict else Cell("–"),)
+        rows.append(
+            Row(
+                (
+                    text_cell(each.name),
+                    *(_score_cell(each, task, one, experiments, resampler) for one in metrics),
+                    *p_value,
+                    Cell(str(len(each.runs)), len(each.runs)),
+                    text_cell(each.result.fusion),
+                    text_cell(each.setup_among(experiments)),
+                )
             )
         )
-        for each in ranked
-    ]
+    compared = (Column("p_value", f"p, {headline.title}"),) if verdicts else ()
     key, title = BASELINES[task]
     for scores in _distinct(each.result.baselines.get(key) for each in experiments):
-        cells = (
-            Cell(metric.show(scores.get(metric.key)), scores.get(metric.key)) for metric in metrics
-        )
-        rows.append(Row((text_cell(title), *cells, Cell(""), text_cell("")), baseline=True))
+        cells = _plain_cells(scores, metrics)
+        blank = (Cell(""),) * (len(compared) + 3)
+        rows.append(Row((text_cell(title), *cells, *blank), baseline=True))
     return Table(
         f"{dataset}-{task}",
         f"{'Emotion classification' if task == 'classification' else 'Sentiment'}, "
-        f"{'test' if lead.split == 'test' else 'validation'}",
-        (_NAME, *_metric_columns(metrics, measured=True), _SEEDS, _SETUP),
+        f"{_tested_on(lead)}",
+        (_NAME, *_metric_columns(metrics, measured=True), *compared, _SEEDS, _FUSION, _SETUP),
         tuple(rows),
-        notes=(resampler.method,),
+        notes=(
+            _units(task, experiments),
+            resampler.method,
+            *((explain(lead, headline, len(verdicts)),) if verdicts else ()),
+        ),
     )
 
 
-def seed_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> Table | None:
+def _tested_on(lead: Experiment) -> str:
+    """Say what the figures of a table are of."""
+    if lead.folds:
+        return f"{len(lead.result.folds)} folds, each {lead.folds} the test split once, pooled"
+    return "test" if lead.result.split == "test" else "validation"
+
+
+def _units(task: Task, experiments: Sequence[Experiment]) -> str:
+    """Say how many utterances the figures are of, their units, and what ± and bold mean."""
+    sizes = sorted({int(n) for each in experiments for n in each.values(f"n_{task}")})
+    counted = " or ".join(f"{size:,}" for size in sizes)
+    scale = (
+        "Accuracy, F1 and UAR (unweighted average recall) in per cent."
+        if task == "classification"
+        else "Accuracies and F1 in per cent, MAE on the scale of the scores."
+    )
+    several = any(len(each.runs) > 1 for each in experiments)
+    spread = " ±: sample standard deviation over seeds." if several else ""
+    best = " Bold: the best mean." if len(experiments) > 1 else ""
+    return f"n = {counted} utterances. {scale}{spread}{best}"
+
+
+def seed_table(
+    dataset: str, task: Task, experiments: Sequence[Experiment], resampler: Resampler
+) -> Table | None:
     """Make the table of every seed's own scores, None where no experiment has several."""
     several = [each for each in experiments if len(each.runs) > 1]
     if not several:
@@ -63,65 +107,99 @@ def seed_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> T
             (
                 text_cell(experiment.name),
                 Cell(str(run.result.seed), run.result.seed),
-                *_plain_cells(run.result.scores, metrics),
+                *(
+                    _cell(
+                        metric,
+                        run.result.scores.get(metric.key),
+                        resampler.seed_interval(experiment, place, task, metric.key),
+                    )
+                    for metric in metrics
+                ),
             )
         )
         for experiment in several
-        for run in experiment.runs
+        for place, run in enumerate(experiment.runs)
     ]
-    columns = (_NAME, Column("seed", "Seed"), *_metric_columns(metrics))
+    columns = (_NAME, Column("seed", "Seed"), *_metric_columns(metrics, intervals=True))
     return Table(
         f"{dataset}-{task}-seeds", f"Every seed: {task}", columns, tuple(rows), folded=True
     )
 
 
-def language_table(dataset: str, task: Task, experiments: Sequence[Experiment]) -> Table | None:
+def language_table(
+    dataset: str, task: Task, experiments: Sequence[Experiment], resampler: Resampler
+) -> Table | None:
     """Make the table of scores by language (mean over seeds), None for one language."""
     metrics = metrics_of(task, experiments[0].result.protocol)
     rows = []
     for experiment in experiments:
         for language in sorted({one for run in experiment.runs for one in run.result.by_language}):
             scores = [run.result.by_language.get(language, {}) for run in experiment.runs]
-            means = {metric.key: _mean(one.get(metric.key) for one in scores) for metric in metrics}
-            cells = _plain_cells(means, metrics)
-            rows.append(Row((text_cell(experiment.name), text_cell(language), *cells)))
+            n = scores[0].get(f"n_{task}")
+            cells = (
+                _cell(
+                    metric,
+                    _mean(one.get(metric.key) for one in scores),
+                    resampler.interval(experiment, task, metric.key, language=language),
+                )
+                for metric in metrics
+            )
+            count = Cell("–" if n is None else f"{n:,}", n)
+            rows.append(Row((text_cell(experiment.name), text_cell(language), *cells, count)))
     if not rows:
         return None
-    columns = (_NAME, Column("language", "Language", numeric=False), *_metric_columns(metrics))
+    columns = (
+        _NAME,
+        Column("language", "Language", numeric=False),
+        *_metric_columns(metrics, intervals=True),
+        Column("n", "Utterances"),
+    )
     return Table(
         f"{dataset}-{task}-languages", f"By language: {task}", columns, tuple(rows), folded=True
     )
 
 
-def class_table(dataset: str, experiment: Experiment) -> Table | None:
+def class_table(dataset: str, experiment: Experiment, resampler: Resampler) -> Table | None:
     """Make the table of precision, recall and F1 of each class, mean over the lead's seeds."""
     result = experiment.result
     per_class = [run.result.scores.get("per_class", {}) for run in experiment.runs]
     if not any(per_class):
         return None
-    metrics = (Metric("precision", "Precision"), Metric("recall", "Recall"), Metric("f1", "F1"))
+    precision, recall, f1 = (
+        Metric(key, title)
+        for key, title in (("precision", "Precision"), ("recall", "Recall"), ("f1", "F1"))
+    )
     words = {language: names for language, names in result.label_words.items() if language != "en"}
     rows = []
-    for label in result.labels:
+    for number, label in enumerate(result.labels):
         scores = [one.get(label, {}) for one in per_class]
-        means = {metric.key: _mean(one.get(metric.key) for one in scores) for metric in metrics}
+        bounds = resampler.interval(experiment, "classification", class_f1(number))
         support = scores[0].get("support")
         shown = (names[label] for names in words.values() if names.get(label, label) != label)
         rows.append(
             Row(
                 (
                     Cell(" ".join((label, *shown)), label),
-                    *_plain_cells(means, metrics),
+                    _cell(precision, _mean(one.get("precision") for one in scores)),
+                    _cell(recall, _mean(one.get("recall") for one in scores)),
+                    _cell(f1, _mean(one.get("f1") for one in scores), bounds),
                     Cell("–" if support is None else f"{support:,}", support),
                 )
             )
         )
     columns = (
         Column("label", "Class", numeric=False),
-        *_metric_columns(metrics),
+        *_metric_columns((precision, recall)),
+        *_metric_columns((f1,), intervals=True),
         Column("support", "Support"),
     )
-    return Table(f"{dataset}-classes", f"By class: {experiment.name}", columns, tuple(rows))
+    return Table(
+        f"{dataset}-classes",
+        f"By class: {experiment.name}",
+        columns,
+        tuple(rows),
+        notes=("In per cent, mean over seeds. Support: utterances of the class.",),
+    )
 
 
 def published_table(dataset: str, result: RunResult, rows: Sequence[PublishedRow]) -> Table | None:
@@ -137,7 +215,7 @@ def published_table(dataset: str, result: RunResult, rows: Sequence[PublishedRow
         "Published results",
         (
             Column("method", "Method", numeric=False),
-            *_metric_columns(metrics, measured=any(row.sd for row in rows), resampled=False),
+            *_metric_columns(metrics, spread=any(row.sd for row in rows)),
             Column("modalities", "Modalities", numeric=False),
             Column("protocol", "Protocol", numeric=False),
             Column("status", "Status", numeric=False),
@@ -198,27 +276,38 @@ def _score_cell(
     scores = [score for each in all_of if (score := each.mean(metric.key)) is not None]
     choose: Callable[[list[float]], float] = max if metric.higher_is_better else min
     best = len(scores) > 1 and mean == choose(scores)
-    interval = resampler.interval(experiment, task, metric)
+    interval = resampler.interval(experiment, task, metric.key)
+    return replace(_cell(metric, mean, interval, spread), best=best)
+
+
+def _cell(
+    metric: Metric,
+    score: float | None,
+    interval: Interval | None = None,
+    spread: float | None = None,
+) -> Cell:
     shown = show_range(interval, metric.show) if interval else ""
-    return Cell(metric.show(mean, spread), mean, spread, best, interval, shown)
+    return Cell(metric.show(score, spread), score, spread, interval=interval, range=shown)
 
 
 def _plain_cells(scores: Metrics, metrics: Sequence[Metric]) -> tuple[Cell, ...]:
-    return tuple(
-        Cell(metric.show(scores.get(metric.key)), scores.get(metric.key)) for metric in metrics
-    )
+    return tuple(_cell(metric, scores.get(metric.key)) for metric in metrics)
 
 
 def _metric_columns(
-    metrics: Sequence[Metric], *, measured: bool = False, resampled: bool = True
+    metrics: Sequence[Metric],
+    *,
+    measured: bool = False,
+    spread: bool = False,
+    intervals: bool = False,
 ) -> tuple[Column, ...]:
-    """Return a column a metric; measured ones have a spread, and an interval if resampled."""
+    """Return a column a metric; one that was measured has a spread over seeds and an interval."""
     return tuple(
         Column(
             metric.key,
             f"{metric.title} {'↑' if metric.higher_is_better else '↓'}",
-            spread=measured,
-            interval=measured and resampled,
+            spread=measured or spread,
+            interval=measured or intervals,
         )
         for metric in metrics
     )

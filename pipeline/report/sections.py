@@ -1,16 +1,18 @@
 """One dataset's part of the report: tables, drawings, alarms and notes, for every output format."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from pipeline.metrics import reliability
 from pipeline.report.alarms import alarms
+from pipeline.report.calibration import calibration_drawings, calibration_table
+from pipeline.report.cards import Card, make_card
 from pipeline.report.ceilings import COMPARED, AgainstCeiling, against_ceiling
-from pipeline.report.corpus import read_corpus
+from pipeline.report.corpus import Corpus, read_corpus
 from pipeline.report.experiments import (
     Experiment,
     group_experiments,
@@ -18,17 +20,12 @@ from pipeline.report.experiments import (
     prediction_scores,
 )
 from pipeline.report.figures import Drawing
+from pipeline.report.folds import by_folds, fold_drawings, fold_tables, resampler_of
 from pipeline.report.gates import gate_drawings
 from pipeline.report.load import Run, Task
 from pipeline.report.mistakes import mistake_table
-from pipeline.report.plots import (
-    draw_ceilings,
-    draw_confusion,
-    draw_reliability,
-    draw_scores,
-    draw_training,
-)
-from pipeline.report.protocols import BASELINES, HEADLINES, headline
+from pipeline.report.plots import draw_ceilings, draw_confusion, draw_scores, draw_training
+from pipeline.report.protocols import HEADLINES
 from pipeline.report.published import published_rows
 from pipeline.report.resampling import Resampler
 from pipeline.report.run_tables import (
@@ -36,6 +33,7 @@ from pipeline.report.run_tables import (
     environment_notes,
     extraction_table,
     footnotes,
+    provenance,
 )
 from pipeline.report.score_tables import (
     by_score,
@@ -45,26 +43,20 @@ from pipeline.report.score_tables import (
     published_table,
     seed_table,
 )
+from pipeline.report.significance import Verdict, judge_against
 from pipeline.report.study_tables import (
     ceiling_table,
     comparison_tables,
     missing_table,
     probe_table,
+    subset_table,
 )
-from pipeline.report.tables import Table, show_range
+from pipeline.report.tables import Table
+from pipeline.report.transfer import transfer_tables
 
 WATERMARK = "random weights: figures show that the pipeline works, not what the method reaches"
 
 Kind = TypeVar("Kind")
-
-
-@dataclass(frozen=True)
-class Card:
-    """One figure to see first."""
-
-    title: str
-    value: str
-    details: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,59 +68,78 @@ class Part:
     drawings: tuple[Drawing, ...] = ()
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Return the notes of all tables, each once."""
-        return tuple(dict.fromkeys(note for table in self.tables for note in table.notes))
+    def annotated(self) -> tuple[tuple[Table, tuple[str, ...]], ...]:
+        """Return each table with its notes, without those that an open table above it has."""
+        found, said = [], set[str]()
+        for table in self.tables:
+            found.append((table, tuple(note for note in table.notes if note not in said)))
+            said |= set() if table.folded else set(table.notes)
+        return tuple(found)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One dataset."""
+    """One dataset, or what goes across all of them.
+
+    `provenance` stands below every table: fingerprints of labels, features and language model.
+    """
 
     key: str
     name: str
     title: str
     summary: str
     random_weights: bool
-    alarms: tuple[str, ...]
-    cards: tuple[Card, ...]
+    provenance: str
     parts: tuple[Part, ...]
-    notes: tuple[str, ...]
-    environment: tuple[str, ...]
+    alarms: tuple[str, ...] = ()
+    cards: tuple[Card, ...] = ()
+    notes: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
 
     @property
     def tables(self) -> tuple[Table, ...]:
         """Return all tables in reading order."""
         return tuple(table for part in self.parts for table in part.tables)
 
+    @property
+    def drawings(self) -> tuple[Drawing, ...]:
+        """Return all drawings in reading order."""
+        return tuple(drawing for part in self.parts for drawing in part.drawings)
+
 
 def make_section(number: int, runs: Sequence[Run], cache: Path | None, *, draw: bool) -> Section:
     """Make the section of one dataset from its runs; drawings cost time and are optional."""
     grouped = group_experiments(runs)
-    lead = lead_experiment(grouped)
-    experiments = by_score(grouped, headline(lead.result.task[0], lead.result.protocol))
+    protocols = by_folds(grouped)
+    shown = next(iter(protocols.values()))
+    lead = lead_experiment(shown)
     name, tasks = lead.result.dataset, lead.result.task
+    experiments = by_score(shown, lead.headline(tasks[0]))
     others = [each for each in experiments if each is not lead]
     corpus = read_corpus(cache, name, {run.result.table_sha256 for run in runs})
-    resampler = Resampler(corpus.groups)
+    resampler = resampler_of(shown, corpus)
+    verdicts = _verdicts(lead, others, resampler)
     key = f"d{number}"
     ceilings = [
         against_ceiling(experiments, task, metric, resampler)
         for task, metric in COMPARED
         if task in tasks
     ]
-    random_weights = any(run.result.random_weights for run in runs)
-    notes = footnotes(experiments)
     parts = (
-        Part("Scores", _known(main_table(name, task, experiments, resampler) for task in tasks)),
-        Part(
-            "Modality subsets against the ceiling",
-            _known(ceiling_table(name, rows, resampler.method) for rows in ceilings),
-            _ceiling_drawings(key, ceilings) if draw else (),
+        Part("Scores", _main_tables(name, lead, experiments, verdicts, resampler)),
+        _subsets(key, lead, experiments, ceilings, resampler, draw=draw),
+        Part("Comparison", tuple(comparison_tables(name, lead, others, verdicts))),
+        *(
+            _folds(key, column, members, corpus, ranked=members is not shown, draw=draw)
+            for column, members in protocols.items()
+            if column
         ),
-        Part("Comparison", tuple(comparison_tables(name, lead, others, resampler))),
         Part("When a modality is missing", _known([missing_table(name, lead, experiments)])),
-        Part(f"Answers: {lead.name}", drawings=_answers(key, lead) if draw else ()),
+        Part(
+            f"Answers: {lead.name}",
+            _known([calibration_table(name, experiments)]),
+            _answers(key, lead) if draw else (),
+        ),
         Part(
             f"Errors worth reading: {lead.name}",
             _known(mistake_table(name, task, lead, corpus) for task in tasks),
@@ -142,9 +153,9 @@ def make_section(number: int, runs: Sequence[Run], cache: Path | None, *, draw: 
             "By class, language and seed",
             _known(
                 [
-                    class_table(name, lead),
-                    *(language_table(name, task, experiments) for task in tasks),
-                    *(seed_table(name, task, experiments) for task in tasks),
+                    class_table(name, lead, resampler),
+                    *(language_table(name, task, experiments, resampler) for task in tasks),
+                    *(seed_table(name, task, experiments, resampler) for task in tasks),
                 ]
             ),
         ),
@@ -154,63 +165,119 @@ def make_section(number: int, runs: Sequence[Run], cache: Path | None, *, draw: 
         ),
         Part(
             "Training and cost",
-            _known([cost_table(name, experiments), extraction_table(name, corpus.extractions)]),
+            _known([cost_table(name, grouped), extraction_table(name, corpus.extractions)]),
             tuple(draw_training(f"{key}-training", lead.runs)) if draw else (),
         ),
     )
+    random_weights = any(run.result.random_weights for run in runs)
+    notes = footnotes(grouped, corpus)
     return Section(
         key,
         name,
         lead.result.title,
-        f"{_count(experiments, 'experiment')}, {_count(runs, 'run')}",
+        f"{_count(grouped, 'experiment')}, {_count(runs, 'run')}",
         random_weights,
-        tuple(alarms(experiments)),
-        tuple(_card(task, experiments, ceilings, resampler) for task in tasks),
+        provenance(grouped),
         tuple(part for part in parts if part.tables or part.drawings),
+        tuple(alarms(grouped)),
+        tuple(
+            make_card(task, lead, by_score(shown, lead.headline(task)), ceilings, resampler)
+            for task in tasks
+        ),
         tuple([WATERMARK[0].upper() + WATERMARK[1:] + ".", *notes] if random_weights else notes),
-        tuple(environment_notes(lead, experiments)),
+        tuple(environment_notes(lead, grouped)),
     )
 
 
-def _card(
-    task: Task,
+def transfer_section(runs: Iterable[Run]) -> list[Section]:
+    """Make the section of what goes across datasets; none where no run was tested elsewhere."""
+    by_dataset: dict[str, list[Experiment]] = {}
+    for name, members in groupby(runs, lambda run: run.result.dataset):
+        found = by_folds(group_experiments(members)).get("")
+        by_dataset |= {name: found} if found else {}
+    tables = tuple(transfer_tables(by_dataset))
+    if not tables:
+        return []
+    every = [each for experiments in by_dataset.values() for each in experiments]
+    random_weights = any(each.result.random_weights for each in every)
+    part = Part("Transfer between corpora", tables)
+    names = ", ".join(by_dataset)
+    return [
+        Section(
+            "transfer",
+            "transfer",
+            "Transfer",
+            f"trained on {names}, tested on every corpus in the cache that shares a task",
+            random_weights,
+            provenance(every),
+            (part,),
+            notes=(WATERMARK[0].upper() + WATERMARK[1:] + ".",) if random_weights else (),
+        )
+    ]
+
+
+def _verdicts(
+    lead: Experiment, others: Sequence[Experiment], resampler: Resampler
+) -> dict[Task, Mapping[str, Verdict]]:
+    return {
+        task: judge_against(lead, others, task, lead.headline(task), resampler)
+        for task in lead.result.task
+    }
+
+
+def _main_tables(
+    name: str,
+    lead: Experiment,
+    experiments: Sequence[Experiment],
+    verdicts: Mapping[Task, Mapping[str, Verdict]],
+    resampler: Resampler,
+) -> tuple[Table, ...]:
+    return tuple(
+        main_table(name, task, experiments, verdicts[task], resampler) for task in lead.result.task
+    )
+
+
+def _subsets(
+    key: str,
+    lead: Experiment,
     experiments: Sequence[Experiment],
     ceilings: Sequence[Sequence[AgainstCeiling]],
     resampler: Resampler,
-) -> Card:
-    metric = headline(task, experiments[0].result.protocol)
-    best = by_score(experiments, metric)[0]
-    details = [f"{best.name}: {best.setup}"]
-    interval = resampler.interval(best, task, metric)
-    if interval:
-        details.append(f"95 % interval {show_range(interval, metric.show)}")
-    for row in (row for rows in ceilings for row in rows):
-        if row.experiment is best and row.metric == metric:
-            details.append(_beside_ceiling(row))
-    key, title = BASELINES[task]
-    trivial = best.result.baselines.get(key, {}).get(metric.key)
-    if trivial is not None:
-        details.append(f"{title.lower()}: {metric.show(trivial)}")
-    shown = metric.show(best.mean(metric.key), best.spread(metric.key))
-    return Card(f"{metric.title}, best of {len(experiments)}", shown, tuple(details))
-
-
-def _beside_ceiling(row: AgainstCeiling) -> str:
-    if row.share is None:
-        return f"best possible: {row.metric.show(row.ceiling)}"
-    bounds = row.share_interval
-    shown = f" ({show_range(bounds, lambda value: f'{100 * value:.1f}')})" if bounds else ""
-    return f"{100 * row.share:.1f} % of its ceiling{shown}"
-
-
-def _ceiling_drawings(
-    key: str, ceilings: Sequence[Sequence[AgainstCeiling]]
-) -> tuple[Drawing, ...]:
-    return tuple(
+    *,
+    draw: bool,
+) -> Part:
+    """Set subsets of the modalities beside each other, against the ceiling where it is known."""
+    name = lead.result.dataset
+    if not any(ceilings):
+        return Part("Modality subsets", _known([subset_table(name, lead, experiments, resampler)]))
+    drawings = tuple(
         draw_ceilings(f"{key}-ceiling-{rows[0].metric.key}", rows)
         for rows in ceilings
-        if rows and rows[0].metric in HEADLINES
+        if draw and rows and rows[0].metric in HEADLINES
     )
+    tables = _known(ceiling_table(name, rows, resampler.method) for rows in ceilings)
+    return Part("Modality subsets against the ceiling", tables, drawings)
+
+
+def _folds(
+    key: str,
+    column: str,
+    members: Sequence[Experiment],
+    corpus: Corpus,
+    *,
+    ranked: bool,
+    draw: bool,
+) -> Part:
+    """Set apart what was tested by leaving one group out; `ranked` gives it a table of scores."""
+    lead = lead_experiment(members)
+    name = lead.result.dataset
+    tables: tuple[Table, ...] = ()
+    if ranked:
+        resampler = resampler_of(members, corpus)
+        verdicts = _verdicts(lead, [each for each in members if each is not lead], resampler)
+        tables = _main_tables(f"{name}-folds-{column}", lead, members, verdicts, resampler)
+    drawings = tuple(fold_drawings(f"{key}-folds-{column}", members)) if draw else ()
+    return Part(f"Leave one {column} out", (*tables, *fold_tables(name, members)), drawings)
 
 
 def _answers(key: str, lead: Experiment) -> tuple[Drawing, ...]:
@@ -222,22 +289,7 @@ def _answers(key: str, lead: Experiment) -> tuple[Drawing, ...]:
     scores = prediction_scores(lead.runs[0]) if "regression" in result.task else None
     if scores is not None:
         drawings.append(draw_scores(f"{key}-scores", *scores))
-    return (*drawings, *_calibration(key, lead))
-
-
-def _calibration(key: str, lead: Experiment) -> tuple[Drawing, ...]:
-    """Draw the reliability of the first seed's labels: each seed has a temperature of its own."""
-    run = lead.runs[0]
-    rows = run.of_task("classification")
-    if rows is None:
-        return ()
-    rows = rows[rows["valid"] & rows["probability"].between(0.0, 1.0)]
-    if rows.empty:
-        return ()
-    correct = (rows["prediction"] == rows["truth"]).to_numpy(dtype=bool)
-    found = reliability(rows["probability"].to_numpy(dtype=np.float64), correct)
-    temperature = run.result.temperatures.get("classification")
-    return (draw_reliability(f"{key}-calibration", found, temperature, run.name),)
+    return (*drawings, *calibration_drawings(key, lead))
 
 
 def _known(values: Iterable[Kind | None]) -> tuple[Kind, ...]:

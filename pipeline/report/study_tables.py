@@ -1,13 +1,24 @@
 """Tables that set experiments beside each other, beside a ceiling, or beside a broken input."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from pipeline.metrics import PairedDifference
 from pipeline.report.ceilings import AgainstCeiling
 from pipeline.report.experiments import Experiment
 from pipeline.report.load import Task
-from pipeline.report.protocols import HEADLINES, Metric, headline
+from pipeline.report.protocols import HEADLINES, Metric
 from pipeline.report.resampling import Resampler
-from pipeline.report.tables import Cell, Column, Row, Table, interval_cell, show_p, text_cell
+from pipeline.report.significance import Verdict
+from pipeline.report.tables import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    interval_cell,
+    p_cell,
+    show_p,
+    text_cell,
+)
 
 _NAME = Column("experiment", "Experiment", numeric=False)
 _MODALITIES = Column("modalities", "Modalities", numeric=False)
@@ -51,9 +62,15 @@ def ceiling_table(dataset: str, rows: Sequence[AgainstCeiling], method: str) -> 
 
 
 def comparison_tables(
-    dataset: str, lead: Experiment, others: Sequence[Experiment], resampler: Resampler
+    dataset: str,
+    lead: Experiment,
+    others: Sequence[Experiment],
+    verdicts: Mapping[Task, Mapping[str, Verdict]],
 ) -> list[Table]:
-    """Make the tables of differences from the lead: its ablations and variants, then the rest."""
+    """Make the tables of differences from the lead: its ablations and variants, then the rest.
+
+    `verdicts` holds, by task, the comparisons with the lead in the task's headline metric.
+    """
 
     def varies(experiment: Experiment) -> bool:
         one, two = experiment.result, lead.result
@@ -65,7 +82,7 @@ def comparison_tables(
     variants = [each for each in others if varies(each)]
     rest = [each for each in others if not varies(each)]
     tables = [
-        _comparison_table(f"{dataset}-{name}", title, lead, members, resampler)
+        _comparison_table(f"{dataset}-{name}", title, lead, members, verdicts)
         for name, title, members in (
             ("ablations", f"Ablations and variants: difference from {lead.name}", variants),
             ("comparison", f"Difference from {lead.name}", rest),
@@ -75,48 +92,89 @@ def comparison_tables(
 
 
 def _comparison_table(
-    name: str, title: str, lead: Experiment, others: Sequence[Experiment], resampler: Resampler
+    name: str,
+    title: str,
+    lead: Experiment,
+    others: Sequence[Experiment],
+    verdicts: Mapping[Task, Mapping[str, Verdict]],
 ) -> Table:
     """Make the table of each experiment's difference from the lead, in the headlines."""
-    tasks = lead.result.task
-    metrics = [(task, headline(task, lead.result.protocol)) for task in tasks]
+    metrics = [(task, lead.headline(task)) for task in lead.result.task]
     rows = []
     for experiment in others:
         cells = [text_cell(experiment.name)]
         for task, metric in metrics:
-            cells += difference_cells(resampler, experiment, lead, task, metric)
-        rows.append(Row((*cells, text_cell(experiment.setup))))
+            verdict = verdicts[task].get(experiment.name)
+            cells += difference_cells(verdict.paired if verdict else None, metric)
+            cells.append(p_cell(verdict.p_value) if verdict else Cell("–"))
+        setup = experiment.setup_among([lead, *others])
+        rows.append(Row((*cells, text_cell(experiment.result.fusion), text_cell(setup))))
     columns = [_NAME]
     for _, metric in metrics:
         columns += [
             Column(f"{metric.key}_difference", metric.title),
             Column(f"{metric.key}_interval", "95 % interval"),
             Column(f"{metric.key}_p_value", "p"),
+            Column(f"{metric.key}_p_holm", "p, Holm"),
         ]
+    columns += [Column("fusion", "Fusion", numeric=False), Column("setup", "Setup", numeric=False)]
+    tests = max(len(each) for each in verdicts.values())
     return Table(
         name,
         title,
-        (*columns, Column("setup", "Setup", numeric=False)),
+        tuple(columns),
         tuple(rows),
         notes=(
-            "p: two-sided paired bootstrap on the same draws of rows, and of seeds where there are "
-            "several; of one seed a side it judges these training runs, not the method. Not "
-            "corrected for the number of comparisons.",
+            "Differences on the scale of the main table. p: two-sided paired bootstrap on the same "
+            "draws of utterances, and of seeds where there are several; of one seed a side it "
+            f"judges these training runs, not the methods. Holm: corrected for all {tests} "
+            f"comparisons with {lead.name}. –: not the same test utterances.",
         ),
     )
 
 
-def difference_cells(
-    resampler: Resampler, first: Experiment, second: Experiment, task: Task, metric: Metric
-) -> tuple[Cell, Cell, Cell]:
-    """Return the cells of first minus second: the difference, its interval and its p-value."""
-    found = resampler.compare(first, second, task, metric)
+def difference_cells(found: PairedDifference | None, metric: Metric) -> tuple[Cell, Cell, Cell]:
+    """Return the cells of a difference, its interval and its p-value."""
     if found is None:
         return Cell("–"), Cell("–"), Cell("–")
     return (
         Cell(metric.show_difference(found.difference), found.difference),
         interval_cell((found.low, found.high), metric.show_difference),
-        Cell(show_p(found.p_value), found.p_value),
+        p_cell(found.p_value),
+    )
+
+
+def subset_table(
+    dataset: str, lead: Experiment, experiments: Sequence[Experiment], resampler: Resampler
+) -> Table | None:
+    """Make the table of models that differ from the lead in their modalities alone, if any do."""
+    alike = [each for each in experiments if _but_for_modalities(each) == _but_for_modalities(lead)]
+    if len({each.result.modalities for each in alike}) < 2:
+        return None
+    alike.sort(key=lambda each: -len(each.result.modalities))
+    metrics = [(task, lead.headline(task)) for task in lead.result.task]
+    rows = []
+    for each in alike:
+        used = (
+            text_cell("●" if m in each.result.modalities else "") for m in lead.result.modalities
+        )
+        cells: list[Cell] = []
+        for task, metric in metrics:
+            mean, spread = each.mean(metric.key), each.spread(metric.key)
+            bounds = resampler.interval(each, task, metric.key)
+            cells.append(Cell(metric.show(mean, spread), mean, spread))
+            cells.append(interval_cell(bounds, metric.show))
+        rows.append(Row((text_cell(each.name), *used, *cells)))
+    columns = [_NAME, *(Column(m, m, numeric=False) for m in lead.result.modalities)]
+    for _, metric in metrics:
+        columns.append(Column(metric.key, metric.title, spread=True))
+        columns.append(Column(f"{metric.key}_interval", "95 % interval"))
+    return Table(
+        f"{dataset}-modalities",
+        "The same model on fewer modalities",
+        tuple(columns),
+        tuple(rows),
+        notes=(resampler.method,),
     )
 
 
@@ -125,7 +183,7 @@ def missing_table(
 ) -> Table | None:
     """Make the table of the lead with modalities taken away, beside models trained without them."""
     tasks = lead.result.task
-    metrics = [headline(task, lead.result.protocol) for task in tasks]
+    metrics = [lead.headline(task) for task in tasks]
     whole = [text_cell(" + ".join(lead.result.modalities))]
     for metric in metrics:
         whole += [Cell(metric.show(lead.mean(metric.key)), lead.mean(metric.key)), Cell("–")]
@@ -153,8 +211,9 @@ def missing_table(
         (*columns, Column("trained", "Model that never had them", numeric=False)),
         (Row((*whole, text_cell("–"))), *rows),
         notes=(
-            f"Taken away: {lead.name} as it was trained, tested without the modalities that are "
-            "not named. Never had: a model trained without them, everything else alike.",
+            f"Means over seeds. Taken away: {lead.name} as it was trained, tested without the "
+            "modalities that are not named; their answers are not kept, so there are no intervals. "
+            "Never had: a model trained without them, everything else alike.",
         ),
     )
 
@@ -232,10 +291,6 @@ def _trained_on(
 ) -> Experiment | None:
     """Return the experiment that is the lead but for its modalities; the same features first."""
 
-    def rest(experiment: Experiment) -> tuple[object, ...]:
-        result = experiment.result
-        return result.fusion, result.ablate, result.context, result.context_after, result.llm
-
     def same_features(experiment: Experiment) -> int:
         pairs = (
             (experiment.result.features.get(m), lead.result.features.get(m)) for m in modalities
@@ -245,9 +300,16 @@ def _trained_on(
     fitting = [
         each
         for each in experiments
-        if set(each.result.modalities) == set(modalities) and rest(each) == rest(lead)
+        if set(each.result.modalities) == set(modalities)
+        and _but_for_modalities(each) == _but_for_modalities(lead)
     ]
     return max(fitting, key=same_features, default=None)
+
+
+def _but_for_modalities(experiment: Experiment) -> tuple[object, ...]:
+    result = experiment.result
+    context = result.context, result.context_after
+    return result.fusion, result.ablate, context, result.llm, result.train_languages, result.select
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

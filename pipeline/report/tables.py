@@ -74,6 +74,11 @@ def interval_cell(bounds: tuple[float, float] | None, show: Callable[[float], st
     return Cell(show_range(bounds, show), f"{low:.6g} to {high:.6g}")
 
 
+def p_cell(p_value: float) -> Cell:
+    """Make a cell of a p-value."""
+    return Cell(show_p(p_value), p_value)
+
+
 def show_range(bounds: tuple[float, float], show: Callable[[float], str]) -> str:
     """Return an interval as it is printed; "to" stays readable beside negative figures."""
     return f"{show(bounds[0])} to {show(bounds[1])}"

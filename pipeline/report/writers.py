@@ -4,7 +4,9 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import quote
 
+from pipeline.report.figures import Drawing
 from pipeline.report.load import SkippedRun
 from pipeline.report.sections import Section
 from pipeline.report.tables import Cell, Row, Table
@@ -28,6 +30,8 @@ _LATEX = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "²": r"$^2$",
+    "●": r"$\bullet$",
+    "→": r"$\rightarrow$",
     "–": "--",
     "−": "$-$",
     "“": "``",
@@ -101,6 +105,11 @@ def latex_escape(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
+def figure_path(section: Section, drawing: Drawing) -> str:
+    """Return where a figure lies beside the Markdown."""
+    return f"figures/{section.name}-{drawing.name.removeprefix(f'{section.key}-')}.svg"
+
+
 def plain_table(table: Table) -> str:
     """Return a table in aligned columns for a terminal, its notes below."""
     lines = [[column.title for column in table.columns]]
@@ -128,15 +137,20 @@ def markdown_text(sections: Sequence[Section], skipped: Sequence[SkippedRun]) ->
         if section.alarms:
             blocks.append(_bullets(section.alarms, strong=True))
         for part in section.parts:
-            if not part.tables:
-                continue
             blocks.append(f"### {markdown_escape(part.title)}")
-            for table in part.tables:
+            for drawing in part.drawings:
+                title = markdown_escape(drawing.title)
+                blocks.append(f"**{title}**")
+                blocks.append(f"![{title}]({quote(figure_path(section, drawing))})")
+                blocks.append(markdown_escape(drawing.caption))
+            for table, notes in part.annotated:
                 blocks.append(f"**{markdown_escape(table.title)}**")
                 blocks += [markdown_escape(table.intro)] if table.intro else []
                 blocks.append(_markdown_table(table))
-            blocks += [markdown_escape(note) for note in part.notes]
-        blocks += ["### Data and environment", _bullets([*section.notes, *section.environment])]
+                below = (*notes, *((section.provenance,) if table.measured else ()))
+                blocks += [f"<sub>{markdown_escape(note)}</sub>" for note in below]
+        if known := [*section.notes, *section.environment]:
+            blocks += ["### Data and environment", _bullets(known)]
     return "\n\n".join(blocks) + "\n"
 
 
