@@ -12,10 +12,11 @@ import numpy as np
 
 from extract.encoders.base import EncoderInfo, Settings
 from extract.features import fingerprint_of
+from extract.jobs import Job
 from extract.media import declared_seconds
 from extract.plan import Row, ShardPlan
 from extract.shards import Identity
-from extract.worker import Encoded, Job, encode_rows
+from extract.worker import Encoded, encode_rows
 
 _SECONDS = 5.0  # that measuring goes on for one encoder, once it is loaded
 _CHUNKS = {"text": (8, 32), "audio": (8, 1), "frames": (8, 1)}  # how many chunks, rows in each

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extract.errors import ExtractError
-from extract.worker import Job, ShardReport, encode_shard
+from extract.jobs import Job, ShardReport
+from extract.worker import encode_shard
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from extract.jobs import ShardReport
 from extract.shards import Sidecar
-from extract.worker import ShardReport
 
 PHASES = ("load", "decode", "preprocess", "wait", "encode", "write")
 

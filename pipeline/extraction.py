@@ -25,11 +25,12 @@ from extract.features import (
     write_quarantine,
 )
 from extract.files import remove_stale
+from extract.jobs import Job, ShardReport
 from extract.locks import writing
 from extract.shards import find_done, shard_numbers
 from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
 from extract.table import Utterance, write_table
-from extract.worker import Job, ShardReport, peak_memory
+from extract.worker import peak_memory
 from pipeline.errors import PipelineError
 from pipeline.extraction_plan import Console, DatasetPlan, ModalityPlan, Request, plan_dataset
 from pipeline.released import is_released, take_released

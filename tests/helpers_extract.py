@@ -9,11 +9,11 @@ from extract.encoders.base import Settings
 from extract.encoders.registry import resolve_encoder
 from extract.encoders.weights import Memo
 from extract.features import feature_set_folder, fingerprint_of
+from extract.jobs import Job
 from extract.plan import MediaFiles, make_plan
 from extract.shards import Identity
 from extract.table import Utterance
 from extract.tiny import make_audio_encoder
-from extract.worker import Job
 from tests.helpers_media import tone, write_wav
 
 ROWS_PER_SHARD = 4

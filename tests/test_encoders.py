@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from extract.batches import Batches
+from extract.clock import Clock
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
 from extract.encoders.registry import load_encoder, resolve_encoder
 from extract.encoders.weights import Memo
@@ -15,7 +17,6 @@ from extract.errors import ExtractError
 from extract.features import fingerprint_of
 from extract.media import Audio, Frames
 from extract.tiny import make_audio_encoder, make_text_encoder, make_visual_encoder
-from extract.worker import _Batches, _Clock
 from tests.helpers_media import tone
 
 TEXTS = ["hello there", "the weather is fine today, isn't it?", "我今天很高兴", "no", "yes " * 40]
@@ -67,7 +68,7 @@ def media(modality: str) -> list[object]:
 
 
 def encode(encoder, prepared: dict[str, Prepared]) -> dict[str, np.ndarray]:
-    batches = _Batches(encoder, _Clock(), "float16")
+    batches = Batches(encoder, Clock(), "float16")
     for name, one in prepared.items():
         batches.add(name, one)
     return {name: found.value for name, found in batches.finish().items()}
@@ -312,10 +313,11 @@ def test_tiny_models_are_the_same_every_time(tmp_path: Path) -> None:
 
 def test_units_of_different_shapes_are_never_batched_together(models: Path) -> None:
     class Recorder:
-        batch_size = 3
-
         def __init__(self) -> None:
             self.batches: list[list[tuple[int, ...]]] = []
+
+        def batch_size(self, unit: Unit) -> int:
+            return 3
 
         def prepare(self, medium: object) -> Prepared:
             raise AssertionError
@@ -325,7 +327,7 @@ def test_units_of_different_shapes_are_never_batched_together(models: Path) -> N
             return [np.full((unit.rows, 2), unit.arrays[0][0], np.float32) for unit in units]
 
     recorder = Recorder()
-    batches = _Batches(recorder, _Clock(), "float16")
+    batches = Batches(recorder, Clock(), "float16")
     for number in range(7):
         unit = Unit((np.full(2 + number % 2, number),), rows=1)
         batches.add(str(number), Prepared([unit, unit], np.zeros(2, np.float32)))

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from extract.batches import Batches
+from extract.clock import Clock
 from extract.encoders.base import EncoderInfo, Prepared, Settings
 from extract.encoders.registry import load_encoder, resolve_encoder
 from extract.encoders.weights import Memo
 from extract.errors import ExtractError
 from extract.media import SAMPLE_RATE, Audio, Frames
 from extract.tiny import make_text_encoder
-from extract.worker import _Batches, _Clock
 from tests.helpers_media import tone
 from tests.helpers_models import MAKERS, make_encoder_decoder, make_language_model, make_model
 
@@ -44,7 +45,7 @@ def resolve(models: Path, modality: str, name: str) -> EncoderInfo:
 
 
 def encode(encoder, prepared: dict[str, Prepared]) -> dict[str, np.ndarray]:
-    batches = _Batches(encoder, _Clock(), "float16")
+    batches = Batches(encoder, Clock(), "float16")
     for name, one in prepared.items():
         batches.add(name, one)
     return {name: found.value for name, found in batches.finish().items()}

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import decoding, engine, files, worker
+from extract import batches, decoding, engine, files, worker
 from extract.engine import Cluster, find_device, run_jobs
 from extract.errors import ExtractError
 from extract.files import remove_stale
+from extract.first_failures import FirstFailures
+from extract.jobs import Job, ShardReport
 from extract.shards import Shard, read_sidecar, shard_numbers, shard_path, sidecar_path
-from extract.worker import Job, ShardReport, encode_shard
+from extract.worker import encode_shard
 from tests.helpers_extract import audio_folder, audio_jobs, list_corpus, make_model, write_corpus
 from tests.helpers_media import tone, write_wav
 from tests.poison import poison
@@ -150,7 +152,7 @@ def kill_where_media_are_prepared() -> None:
     def die(*_: object) -> None:
         os._exit(11)
 
-    worker._Batches.finish = die  # type: ignore[method-assign]
+    batches.Batches.finish = die  # type: ignore[method-assign]
 
 
 def test_clips_that_kill_or_hold_up_their_decoder_are_set_aside(
@@ -296,7 +298,7 @@ def test_first_files_that_all_fail_for_one_cause_stop_the_run(place: Path, tmp_p
 
 
 def test_a_modality_that_no_file_has_is_no_fault() -> None:
-    first = worker._FirstFailures("visual shard 00000", False)
+    first = FirstFailures("visual shard 00000", False)
     for number in range(40):
         first.failure(f"{number}.wav", "no video stream")
 

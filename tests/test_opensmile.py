@@ -4,13 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extract.batches import Batches
+from extract.clock import Clock
 from extract.encoders.base import Settings
 from extract.encoders.registry import load_encoder, resolve_encoder
 from extract.encoders.weights import Memo
 from extract.errors import ExtractError
 from extract.features import fingerprint_of
 from extract.media import SAMPLE_RATE, Audio
-from extract.worker import _Batches, _Clock
 from tests.helpers_media import tone
 
 
@@ -29,7 +30,7 @@ def test_rows_equal_opensmile_itself(tmp_path: Path, name: str, level: str, dim:
     encoder = load_encoder(info, "cpu")
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel(level))
     sounds = {str(hertz): voice(0.5 + hertz / 400, hertz) for hertz in (120, 180, 240)}
-    batches = _Batches(encoder, _Clock(), info.stored)
+    batches = Batches(encoder, Clock(), info.stored)
     prepared = {key: encoder.prepare(Audio(samples)) for key, samples in sounds.items()}
     for key, one in prepared.items():
         batches.add(key, one)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from extract.batches import Batches
+from extract.clock import Clock
 from extract.encoders.base import Settings
 from extract.encoders.registry import load_encoder, resolve_encoder
 from extract.encoders.weights import Memo
@@ -13,7 +15,6 @@ from extract.errors import ExtractError
 from extract.features import fingerprint_of
 from extract.media import Audio
 from extract.tiny import make_audio_encoder
-from extract.worker import _Batches, _Clock
 from tests.helpers_media import tone
 
 
@@ -30,7 +31,7 @@ def load(checkpoint: Path, option: str):
 
 
 def encode(encoder, samples: list[np.ndarray]) -> list[np.ndarray]:
-    batches = _Batches(encoder, _Clock(), "float16")
+    batches = Batches(encoder, Clock(), "float16")
     for number, one in enumerate(samples):
         batches.add(str(number), encoder.prepare(Audio(one)))
     return [one.value for one in batches.finish().values()]

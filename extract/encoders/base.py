@@ -70,6 +70,7 @@ class EncoderInfo:
             "weights": self.digest,
             "dim": self.dim,
             "dtype": self.dtype,
+            **({} if self.dtype == "float32" else {"autocast": True}),
             "preprocessing": dict(self.preprocessing),
         }
 
@@ -102,10 +103,11 @@ class Prepared:
 class Encoder(Protocol):
     """A loaded encoder."""
 
-    batch_size: int
+    def batch_size(self, unit: Unit) -> int:
+        """Return how many units of that shape make a batch; it depends on nothing else."""
 
     def prepare(self, medium: Any) -> Prepared:
         """Turn a text, an `Audio` or `Frames` into units; called from several threads."""
 
     def encode(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
-        """Encode `batch_size` units of one shape; return [rows, dim] for each."""
+        """Encode a batch of units of one shape; return [rows, dim] for each."""

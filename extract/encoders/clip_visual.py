@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
+from extract.encoders.compute import Compute
 from extract.encoders.weights import (
     FETCH_ELSEWHERE,
     Memo,
@@ -30,7 +31,7 @@ from extract.media import Frames
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
-_BATCH = {"cpu": 32, "cuda": 256}
+_BATCH = {"cpu": 8, "cuda": 256}
 
 
 def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> EncoderInfo:
@@ -131,7 +132,6 @@ class ClipVisual:
 
     def __init__(self, info: EncoderInfo, device: str) -> None:
         import open_clip
-        import torch
 
         arch, tag = info.location, None
         if not arch.startswith(_LOCAL):
@@ -143,10 +143,13 @@ class ClipVisual:
             raise ExtractError(
                 f"encoder {info.spec}: does not load as an open_clip model: {cause}"
             ) from error
-        self._dtype = getattr(torch, info.dtype)
-        self._model = model.to(device, self._dtype).eval()
-        self._device = device
-        self.batch_size = _BATCH[device.partition(":")[0]]
+        self._compute = Compute(info, device)
+        self._model = model.to(device).eval()
+        self._batch = _BATCH[device.partition(":")[0]]
+
+    def batch_size(self, unit: Unit) -> int:
+        """Return how many pictures make a batch."""
+        return self._batch
 
     def prepare(self, medium: Frames) -> Prepared:
         """Resize, crop and normalise each picture as the model wants it."""
@@ -163,10 +166,7 @@ class ClipVisual:
 
     def encode(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
         """Encode a batch of pictures [3, height, width]."""
-        import torch
-
-        pixels = torch.from_numpy(np.stack([unit.arrays[0] for unit in units]))
-        with torch.inference_mode():
-            rows = self._model.encode_image(pixels.to(self._device, self._dtype), normalize=False)
-            values = rows.float().cpu().numpy()
-        return list(values[:, None, :])
+        [pixels] = self._compute.to_device(units)
+        with self._compute.running():
+            rows = self._model.encode_image(pixels, normalize=False)
+            return self._compute.to_host(rows[:, None], units)

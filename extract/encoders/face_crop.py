@@ -42,7 +42,10 @@ class FaceCrop:
     def __init__(self, encoder: Encoder, info: EncoderInfo) -> None:
         self._encoder = encoder
         self._finder = FaceFinder(info.detector or HAAR, f"encoder {info.spec}")
-        self.batch_size = encoder.batch_size
+
+    def batch_size(self, unit: Unit) -> int:
+        """Return how many pictures make a batch."""
+        return self._encoder.batch_size(unit)
 
     def prepare(self, medium: Frames) -> Prepared:
         """Cut the pictures to faces and prepare those."""

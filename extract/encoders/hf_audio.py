@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
+from extract.encoders.compute import Compute, units_in
 from extract.encoders.hf_model import (
     CONFIG,
     PREPROCESSOR,
@@ -40,7 +41,7 @@ BUCKET_SECONDS = (1, 2, 5, 10, 15, 30)
 _UNUSED = ("masked_spec_embed", "pooler")  # for training by masking
 _FRAME_SECONDS = 0.01  # between two frames of log-mel
 _FRAMES_JOINED = 2  # into one, unless the extractor's settings say otherwise
-_BATCH = {"cpu": 4, "cuda": 32}
+_BATCH_SECONDS = {"cpu": 30.0, "cuda": 240.0}
 
 
 def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> EncoderInfo:
@@ -116,7 +117,6 @@ class HfAudio:
         self._model = load_hf_model(
             info.location,
             info.spec,
-            info.dtype,
             masked=bool(self._buckets),
             unused=_UNUSED,
         ).to(device)
@@ -128,9 +128,13 @@ class HfAudio:
             raise not_loadable(info.spec, info.location, error) from error
         self._hop_seconds: float = info.preprocessing["hop_seconds"]
         self._layer: Layer = info.preprocessing["layer"]
-        self._dtype, self._device = self._model.dtype, device
-        # Utterances that are not padded hardly ever share a length: a batch of them is one.
-        self.batch_size = _BATCH[device.partition(":")[0]] if self._buckets else 1
+        self._compute, self._device = Compute(info, device), device
+
+    def batch_size(self, unit: Unit) -> int:
+        """Return how many utterances padded to that length make a batch."""
+        if not self._buckets:
+            return 1  # utterances that are not padded hardly ever share a length
+        return units_in(_BATCH_SECONDS, len(unit.arrays[0]) / SAMPLE_RATE, self._device)
 
     def prepare(self, medium: Audio) -> Prepared:
         """Normalise an utterance as the model wants it, and pad it to its bucket."""
@@ -155,20 +159,14 @@ class HfAudio:
 
     def encode(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
         """Encode a batch of equally long waveforms [time] or frames of log-mel [time, mels]."""
-        import torch
-
-        samples, *mask = (
-            torch.from_numpy(np.stack(arrays)).to(self._device)
-            for arrays in zip(*(unit.arrays for unit in units), strict=True)
-        )
-        with torch.inference_mode():
+        samples, *mask = self._compute.to_device(units)
+        with self._compute.running():
             output = self._model(
-                samples.to(self._dtype),
+                samples,
                 attention_mask=mask[0] if mask else None,
                 output_hidden_states=self._layer is not None,
             )
-            values = states_of(output, self._layer).float().cpu().numpy()
-        return [value[: unit.rows] for value, unit in zip(values, units, strict=True)]
+            return self._compute.to_host(states_of(output, self._layer), units)
 
     def _rows(self, samples: int) -> int:
         """Return how many rows the convolutions make of a number of samples."""

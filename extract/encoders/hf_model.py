@@ -93,17 +93,15 @@ def find_hf_model(
 def load_hf_model(
     location: str,
     spec: str,
-    dtype: str,
     *,
     masked: bool,
     unused: Collection[str] = (),
 ) -> Any:
-    """Load a model's `AutoModel`.
+    """Load a model's `AutoModel` in single precision.
 
     Args:
         location: Its directory.
         spec: The spec, for messages.
-        dtype: Name of the torch dtype.
         masked: Whether its batches come with masks. The fused form of attention leaves a mask away
             when a whole batch needs none, and a row's last bits would depend on its neighbours:
             masked batches therefore take the plain form, others the library's choice.
@@ -121,7 +119,7 @@ def load_hf_model(
         model, loading = AutoModel.from_pretrained(
             location,
             local_files_only=True,
-            dtype=getattr(torch, dtype),
+            dtype=torch.float32,
             attn_implementation="eager" if masked else None,
             output_loading_info=True,
         )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
+from extract.encoders.compute import Compute, units_in
 from extract.encoders.hf_model import (
     CONFIG,
     find_hf_model,
@@ -29,7 +30,7 @@ from extract.errors import ExtractError
 BUCKETS = (16, 32, 64, 128, 256, 512)  # tokens
 MAX_TOKENS = BUCKETS[-1]
 _COMPANIONS = ("*.json", "*.txt", "*.model")  # configuration and tokenizer
-_BATCH = {"cpu": 16, "cuda": 64}
+_BATCH_TOKENS = {"cpu": 256.0, "cuda": 4096.0}
 
 
 def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> EncoderInfo:
@@ -71,16 +72,19 @@ class HfText:
             self._tokenizer = AutoTokenizer.from_pretrained(info.location, local_files_only=True)
         except Exception as error:  # of transformers and tokenizers, each its own
             raise not_loadable(info.spec, info.location, error) from error
-        model = load_hf_model(info.location, info.spec, info.dtype, masked=True, unused=["pooler"])
+        model = load_hf_model(info.location, info.spec, masked=True, unused=["pooler"])
         self._longest = _longest_input(self._tokenizer, model.config)
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
         self._model = model.to(device)
-        self._device = device
+        self._compute, self._device = Compute(info, device), device
         self._layer: Layer = info.preprocessing["layer"]
         self._lock = threading.Lock()  # a fast tokenizer must not be used by two threads at once
         self._pad = self._tokenizer.pad_token_id or 0
-        self.batch_size = _BATCH[device.partition(":")[0]]
+
+    def batch_size(self, unit: Unit) -> int:
+        """Return how many texts padded to that length make a batch."""
+        return units_in(_BATCH_TOKENS, len(unit.arrays[0]), self._device)
 
     def prepare(self, medium: str) -> Prepared:
         """Tokenise a text and pad it to its bucket."""
@@ -101,18 +105,12 @@ class HfText:
 
     def encode(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
         """Encode a batch of equally long token rows."""
-        import torch
-
-        ids, mask = (
-            torch.from_numpy(np.stack(arrays)).to(self._device)
-            for arrays in zip(*(unit.arrays for unit in units), strict=True)
-        )
-        with torch.inference_mode():
+        ids, mask = self._compute.to_device(units)
+        with self._compute.running():
             output = self._model(
                 input_ids=ids, attention_mask=mask, output_hidden_states=self._layer is not None
             )
-            rows = states_of(output, self._layer).float().cpu().numpy()
-        return [row[: unit.rows] for row, unit in zip(rows, units, strict=True)]
+            return self._compute.to_host(states_of(output, self._layer), units)
 
 
 def _longest_input(tokenizer: Any, config: Any) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
+from extract.encoders.compute import Compute
 from extract.encoders.hf_model import (
     CONFIG,
     PREPROCESSOR,
@@ -111,18 +112,22 @@ class HfVisual:
         self._pooling: Pooling = info.preprocessing["pooling"]
         self._layer: Layer = info.preprocessing["layer"]
         unused = [] if self._pooling in _NO_LAYERS else ["pooler"]
-        self._model = load_hf_model(
-            info.location, info.spec, info.dtype, masked=False, unused=unused
-        ).to(device)
+        self._model = load_hf_model(info.location, info.spec, masked=False, unused=unused).to(
+            device
+        )
         try:
             self._processor = AutoImageProcessor.from_pretrained(
                 info.location, local_files_only=True
             )
         except Exception as error:  # of transformers
             raise not_loadable(info.spec, info.location, error) from error
-        self._dtype, self._device = self._model.dtype, device
+        self._compute = Compute(info, device)
         sizes = _BATCH_OF_WINDOWS if self._pooling == "video" else _BATCH
-        self.batch_size = sizes[device.partition(":")[0]]
+        self._batch = sizes[device.partition(":")[0]]
+
+    def batch_size(self, unit: Unit) -> int:
+        """Return how many pictures, or windows of them, make a batch."""
+        return self._batch
 
     def prepare(self, medium: Frames) -> Prepared:
         """Resize, crop and normalise each picture as the model wants it."""
@@ -156,13 +161,9 @@ class HfVisual:
 
     def encode(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
         """Encode pictures [channels, height, width] or windows [frames, channels, ...]."""
-        import torch
-
-        pixels = torch.from_numpy(np.stack([unit.arrays[0] for unit in units]))
-        with torch.inference_mode():
-            rows = self._rows(pixels.to(self._device, self._dtype))
-            values = rows.float().cpu().numpy()
-        return [value[: unit.rows] for value, unit in zip(values, units, strict=True)]
+        [pixels] = self._compute.to_device(units)
+        with self._compute.running():
+            return self._compute.to_host(self._rows(pixels), units)
 
     def _rows(self, pixels: Any) -> Any:
         """Return the rows [batch, rows, dim] of a batch."""

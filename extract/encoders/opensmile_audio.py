@@ -79,10 +79,12 @@ def _smile(name: str, spec: str) -> Any:
 class OpenSmileAudio:
     """An openSMILE feature set; it makes an instance of its own for every utterance."""
 
-    batch_size = 1
-
     def __init__(self, info: EncoderInfo, device: str) -> None:
         self._smile = _smile(info.location, info.spec)
+
+    def batch_size(self, unit: Unit) -> int:
+        """Return one: nothing is gained from more."""
+        return 1
 
     def prepare(self, medium: Audio) -> Prepared:
         """Compute the descriptors of an utterance."""

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.encoders.base import EncoderInfo, Prepared, Settings, Unit
+from extract.encoders.compute import Compute, units_in
 from extract.encoders.options import split_options
 from extract.encoders.weights import FETCH_ELSEWHERE, Memo, has_random_weights, slug_of
 from extract.errors import ExtractError
@@ -32,7 +33,7 @@ SAMPLES_PER_ROW = 320  # 10 ms hops, halved by the second convolution
 ROWS_PER_SECOND = SAMPLE_RATE / SAMPLES_PER_ROW
 BUCKET_SECONDS = (2, 5, 10, 15, 30)
 _HOPS_PER_ROW = 2
-_BATCH = {"cpu": 8, "cuda": 32}
+_BATCH_SECONDS = {"cpu": 30.0, "cuda": 240.0}
 _ALIASES = {"large": "large-v3", "turbo": "large-v3-turbo"}
 
 
@@ -118,7 +119,6 @@ class WhisperAudio:
     """A loaded Whisper encoder."""
 
     def __init__(self, info: EncoderInfo, device: str) -> None:
-        import torch
         import whisper
 
         try:
@@ -127,17 +127,18 @@ class WhisperAudio:
             raise ExtractError(
                 f"encoder {info.spec}: {info.location} is not a Whisper checkpoint: {error}"
             ) from error
-        self._dtype = getattr(torch, info.dtype)
-        self._encoder = model.encoder.to(device, self._dtype).eval()
-        for module in self._encoder.modules():
-            if isinstance(module, torch.nn.LayerNorm):
-                module.float()  # Whisper normalises in single precision whatever it computes in
+        self._compute = Compute(info, device)
+        self._encoder = model.encoder.to(device).eval()
         self._mels, self._window = model.dims.n_mels, model.dims.n_audio_ctx  # window in rows
         buckets = info.preprocessing.get("bucket_seconds", ())
         shorter = [round(each * ROWS_PER_SECOND) for each in buckets]
         self._lengths = [*(each for each in shorter if each < self._window), self._window]
         self._device = device
-        self.batch_size = _BATCH[device.partition(":")[0]]
+
+    def batch_size(self, unit: Unit) -> int:
+        """Return how many windows of that length make a batch."""
+        seconds = unit.arrays[0].shape[1] / _HOPS_PER_ROW / ROWS_PER_SECOND
+        return units_in(_BATCH_SECONDS, seconds, self._device)
 
     def prepare(self, medium: Audio) -> Prepared:
         """Compute the log-mel of an utterance and cut it into windows."""
@@ -161,13 +162,9 @@ class WhisperAudio:
 
     def encode(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
         """Encode a batch of windows of log-mel [mels, hops]."""
-        import torch
-
-        mel = torch.from_numpy(np.stack([unit.arrays[0] for unit in units]))
-        with torch.inference_mode():
-            rows = self._forward(mel.to(self._device, self._dtype))
-            values = rows.float().cpu().numpy()
-        return [value[: unit.rows] for value, unit in zip(values, units, strict=True)]
+        [mel] = self._compute.to_device(units)
+        with self._compute.running():
+            return self._compute.to_host(self._forward(mel), units)
 
     def _forward(self, mel: Any) -> Any:
         """Do as Whisper's encoder does, for windows of any length up to its own.
