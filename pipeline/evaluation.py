@@ -2,8 +2,8 @@
 
 By default only permitted answers are scored, so an unreadable answer is impossible. With
 `decision="generate"` the model writes freely, and what cannot be read is counted as wrong and
-unreadable, never guessed. Questions of one task and language share their answers and are scored
-together, sorted by length.
+unreadable, never guessed. Questions of one task and language share their answers and the start of
+their prompts, which is encoded once, and are scored together, sorted by length.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from scipy.special import log_softmax
 from fuse.gates import GateWeights
 from fuse.streams import Stream
 from generate.answers import parse_label, parse_number
+from generate.language_model import PromptTokens
+from generate.prefix import Prefix
+from pipeline.ahead import ahead
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
 from pipeline.metrics import RegressionProtocol, classification_metrics, regression_metrics
@@ -82,20 +85,21 @@ def score(
         One entry a question, in the utterances' order for each task.
     """
     model.eval()
+    hide = TEXT in without
+    prefixes = _encode_prefixes(model, prompter, utterances, tasks, hide)
     results: dict[tuple[str, str], Scored] = {}
-    for batch in batches(utterances, batch_size):
-        streams, turns = inputs.batch(batch)
+    for batch, (streams, turns) in ahead(inputs.batch, batches(utterances, batch_size)):
         fused = model.fuse(_take_away(streams, without), turns)
         groups: dict[QuestionKey, list[int]] = defaultdict(list)
         for row, utterance in enumerate(batch):
             for task in tasks:
                 groups[task, utterance.language].append(row)
-        for (task, _), rows in groups.items():
+        for (task, language), rows in groups.items():
             question = prompter.question(task, batch[rows[0]])
-            hide = TEXT in without
             prompts = [prompter.tokens(task, batch[row], hide_text=hide) for row in rows]
             pseudo = fused.pseudo_tokens[torch.tensor(rows, device=model.device)]
-            scores = model.language.answer_scores(prompts, question.answers, pseudo)
+            prefix = prefixes[task, language]
+            scores = model.language.answer_scores(prompts, question.answers, pseudo, prefix)
             written = model.language.write(prompts, pseudo) if write else [None] * len(rows)
             for row, each, text in zip(rows, scores.double().cpu().numpy(), written, strict=True):
                 results[batch[row].id, task] = Scored(
@@ -211,6 +215,22 @@ def batches(utterances: Sequence[Utterance], size: int) -> Iterator[list[Utteran
     ordered = sorted(utterances, key=lambda each: (each.language, len(each.text or ""), each.id))
     for start in range(0, len(ordered), size):
         yield list(ordered[start : start + size])
+
+
+def _encode_prefixes(
+    model: Egmf,
+    prompter: Prompter,
+    utterances: Sequence[Utterance],
+    tasks: Sequence[str],
+    hide_text: bool,
+) -> dict[QuestionKey, Prefix | None]:
+    """Encode what the prompts of each question begin with."""
+    prompts: dict[QuestionKey, list[PromptTokens]] = defaultdict(list)
+    for task in tasks:
+        for each in utterances:
+            tokens = prompter.tokens(task, each, hide_text=hide_text)
+            prompts[task, each.language].append(tokens)
+    return {key: model.language.encode_prefix(group) for key, group in prompts.items()}
 
 
 def _take_away(streams: Mapping[str, Stream], without: Collection[str]) -> dict[str, Stream]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fuse.fusion import Fused
+from pipeline.ahead import ahead
 from pipeline.augment import replace_by_noise
 from pipeline.evaluation import batches
 from pipeline.inputs import Inputs
@@ -40,8 +41,7 @@ def probe_noise(
     names = list(inputs.features.sets)
     weights: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     generator = torch.Generator().manual_seed(NOISE_SEED)
-    for batch in batches(utterances, batch_size):
-        streams, turns = inputs.batch(batch)
+    for _, (streams, turns) in ahead(inputs.batch, batches(utterances, batch_size)):
         before = _gate_of(model.fuse(streams, turns))
         present = torch.stack([stream.present for stream in streams.values()], dim=1)
         for index, name in enumerate(names):

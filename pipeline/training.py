@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fuse.streams import Stream, Turns
+from pipeline.ahead import ahead
 from pipeline.augment import Augmented, augment, disturb
 from pipeline.checkpoints import Progress, load_checkpoint, save_checkpoint, trainable
 from pipeline.errors import PipelineError
@@ -24,6 +26,7 @@ from pipeline.evaluation import decision_without_writing, metrics_of, prediction
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
 from pipeline.model import AuxiliaryTargets, Egmf, ItemBatch
+from pipeline.pretraining import pretrain
 from pipeline.prompting import Prompter
 from pipeline.runs import RunFolder
 from pipeline.sampler import derive_seed, joint_batches, shares_of
@@ -89,6 +92,8 @@ def train(
     optimizer, schedule = _optimizer(model, settings, settings.epochs * steps)
     lengths = [_lengths(part) for part in parts] if settings.length_window else None
     progress = load_checkpoint(folder, model, optimizer, schedule)
+    if settings.pretrain_epochs and not progress.epoch:
+        progress.seconds += pretrain(model.fusion, parts, settings, folder, seed, say)
     advance(progress.step)
     while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
         started = time.monotonic()
@@ -96,7 +101,7 @@ def train(
         torch.manual_seed(derive_seed(seed, epoch))
         model.train()
         losses = []
-        for place, batch in joint_batches(
+        drawn = joint_batches(
             rows,
             settings.batch_size,
             seed,
@@ -104,8 +109,9 @@ def train(
             temperature=settings.joint_temperature,
             lengths=lengths,
             window=settings.length_window,
-        ):
-            loss = _step(model, parts[place], batch, settings, progress.step, seed)
+        )
+        for (place, batch), read in ahead(lambda each: parts[each[0]].inputs.batch(each[1]), drawn):
+            loss = _step(model, parts[place], batch, read, settings, progress.step, seed)
             progress.step += 1
             if _update(model, optimizer, loss, settings):
                 schedule.step()
@@ -204,12 +210,13 @@ def _step(
     model: Egmf,
     part: Part,
     batch: Sequence[Utterance],
+    read: tuple[dict[str, Stream], Turns | None],
     settings: TrainSettings,
     step: int,
     seed: int,
 ) -> torch.Tensor:
     generator = torch.Generator().manual_seed(derive_seed(seed, 1_000_000 + step))
-    streams, turns = disturb(*part.inputs.batch(batch), settings.feature_noise, generator)
+    streams, turns = disturb(*read, settings.feature_noise, generator)
     changed = augment(
         streams,
         settings.modality_dropout,
