@@ -1,0 +1,337 @@
+"""What the benchmarks on real data share: train through the commands, compare in pairs, write down.
+
+Every row of a benchmark is an experiment that `egmf-train` runs as a user would, one run a seed;
+what is finished is not run again. Baselines are scored on the same rows by the same metrics, and
+every comparison is a paired bootstrap over groups (dialogues, videos, speakers) and over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from extract.features import list_feature_sets
+from pipeline.metrics import (
+    classification_metrics,
+    classification_statistics,
+    draw_counts,
+    paired_difference,
+    regression_metrics,
+    regression_statistics,
+    score_resamples,
+)
+from pipeline.runs import environment
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SEEDS = (1111, 2222, 3333, 4444, 5555)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An experiment of a benchmark: its name, what it adds to the common flags, its seeds.
+
+    `against` names the rows that it is compared with.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    seeds: tuple[int, ...] = SEEDS
+    against: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Predictions that egmf did not make: a label or number for each id of the test split."""
+
+    name: str
+    predictions: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set, how it is trained on, and its rows.
+
+    `metrics` maps each task to the metrics that are printed, the first being compared.
+    """
+
+    name: str
+    dataset: str
+    manifest: Path
+    flags: tuple[str, ...]
+    rows: tuple[Row, ...]
+    metrics: Mapping[str, tuple[str, ...]]
+    protocol: str = "mosi"
+    split: str = "test"
+    folder: str = ""
+
+
+@dataclass
+class Scores:
+    """Predictions of one system for one task: `[seeds, rows]` beside the truth."""
+
+    ids: tuple[str, ...]
+    truth: NDArray[Any]
+    predictions: NDArray[Any]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def arguments(description: str) -> ArgumentParser:
+    """Return a parser with what every benchmark takes."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the benchmark data")
+    parser.add_argument("--work", type=Path, default=Path("bench"), help="cache and runs go here")
+    parser.add_argument("--only", help="comma-separated rows; the others must be finished already")
+    parser.add_argument("--seeds", type=int, help="the first N seeds of every row")
+    return parser
+
+
+def command(name: str, *args: str | Path) -> None:
+    """Run a command of egmf; its output goes to the terminal.
+
+    Raises:
+        SystemExit: the command failed; it has said why.
+    """
+    script = Path(sys.executable).with_name(name)
+    print(f"$ {name} {' '.join(str(each) for each in args)}", flush=True)
+    done = subprocess.run([script, *map(str, args)], env=os.environ, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def train(benchmark: Benchmark, options: Namespace) -> None:
+    """Train every row and seed that is not finished."""
+    wanted = set(options.only.split(",")) if options.only else None
+    if wanted is not None and (unknown := wanted - {row.name for row in benchmark.rows}):
+        raise SystemExit(f"error: --only {', '.join(unknown)}: no such row")
+    for row in benchmark.rows:
+        if wanted is not None and row.name not in wanted:
+            continue
+        seeds = [flag for seed in row.seeds[: options.seeds] for flag in ("--seed", str(seed))]
+        command(
+            "egmf-train",
+            "--from-cache",
+            "--resume",
+            *("--dataset", benchmark.dataset, "--manifest", benchmark.manifest),
+            *("--cache", options.work / "cache", "--runs", options.work / "runs"),
+            *("--preset", "tiny", "--experiment", row.name),
+            *seeds,
+            *benchmark.flags,
+            *row.flags,
+        )
+
+
+def mean_features(cache: Path, dataset: str, modality: str, ids: Sequence[str]) -> NDArray[Any]:
+    """Return the mean row of each id in a dataset's only feature set of a modality, [ids, dim]."""
+    (found,) = [each for each in list_feature_sets(cache, dataset) if each.modality == modality]
+    reader = found.reader()
+    rows = (reader.value(each).astype(np.float64) for each in ids)
+    return np.stack([each.mean(axis=0) if len(each) else np.zeros(found.dim) for each in rows])
+
+
+def report(
+    benchmark: Benchmark, baselines: Sequence[Baseline], options: Namespace, **notes: Any
+) -> None:
+    """Score what is finished, compare it, print a table and write both forms to `results/`."""
+    table = pd.read_parquet(options.work / "cache" / benchmark.dataset / "utterances.parquet")
+    table = table.set_index("id")
+    found: dict[str, Any] = {"benchmark": benchmark.name, **notes, "environment": _environment()}
+    text = [f"# {benchmark.name}", ""]
+    for task, metrics in benchmark.metrics.items():
+        systems = {
+            each.name: _baseline_scores(each, task, table)
+            for each in baselines
+            if task in each.predictions
+        }
+        for row in benchmark.rows:
+            scores = _run_scores(benchmark, row, task, options)
+            if scores is not None:
+                systems[row.name] = scores
+        rows = [_judge(benchmark, name, task, metrics, systems, table) for name in systems]
+        found[task] = rows
+        text += [
+            f"## {task}",
+            "",
+            _markdown(pd.DataFrame([_shown(each) for each in rows]).fillna("")),
+            "",
+        ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{benchmark.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{benchmark.name}.md").write_text("\n".join(text))
+    print("\n".join(text))
+
+
+def _run_scores(benchmark: Benchmark, row: Row, task: str, options: Namespace) -> Scores | None:
+    """Read the finished seeds of a row; None where none is finished or the task was not asked."""
+    predictions, costs = [], []
+    for seed in row.seeds[: options.seeds]:
+        folder = options.work / "runs" / (benchmark.folder or benchmark.dataset) / row.name
+        folder = folder / f"seed-{seed}"
+        if not (folder / "result.json").is_file():
+            continue
+        frame = pd.read_csv(folder / f"predictions-{benchmark.split}.csv", dtype={"id": str})
+        frame = frame[(frame["task"] == task) & frame["truth"].notna()].sort_values("id")
+        if frame.empty:
+            return None
+        predictions.append(frame)
+        costs.append(json.loads((folder / "result.json").read_text()))
+    if not predictions:
+        return None
+    first = predictions[0]
+    kind = np.float64 if task == "regression" else object
+    return Scores(
+        tuple(first["id"]),
+        first["truth"].to_numpy(dtype=kind),
+        np.stack([each["prediction"].to_numpy(dtype=kind) for each in predictions]),
+        {
+            "parameters": costs[0]["parameters"],
+            "epochs": [each["epochs"] for each in costs],
+            "train_seconds": [round(each["seconds"]["train"], 1) for each in costs],
+            "peak_memory_mb": [round(each["peak_memory_bytes"] / 1e6) for each in costs],
+            "alarms": sum(bool(each.get("alarms")) for each in costs),
+        },
+    )
+
+
+def _baseline_scores(baseline: Baseline, task: str, table: pd.DataFrame) -> Scores:
+    given = baseline.predictions[task]
+    ids = tuple(sorted(given))
+    kind, column = (np.float64, "score") if task == "regression" else (object, "label")
+    return Scores(
+        ids,
+        table.loc[list(ids), column].to_numpy(dtype=kind),
+        np.array([[given[each] for each in ids]], dtype=kind),
+    )
+
+
+def _judge(
+    benchmark: Benchmark,
+    name: str,
+    task: str,
+    metrics: Sequence[str],
+    systems: Mapping[str, Scores],
+    table: pd.DataFrame,
+) -> dict[str, Any]:
+    """Score one system, and compare its first metric with the systems that it is held against."""
+    own = systems[name]
+    per_seed = [_metrics(task, own.truth, each, benchmark.protocol) for each in own.predictions]
+    result: dict[str, Any] = {
+        "row": name,
+        "seeds": len(per_seed),
+        "n": len(own.ids),
+        "mean": {key: float(np.mean([each[key] for each in per_seed])) for key in metrics},
+        "sd": {key: float(np.std([each[key] for each in per_seed], ddof=1)) for key in metrics}
+        if len(per_seed) > 1
+        else {},
+        "each_seed": {key: [each[key] for each in per_seed] for key in metrics},
+        **own.extra,
+        "against": {},
+    }
+    rows = {row.name: row for row in benchmark.rows}
+    for other in rows[name].against if name in rows else ():
+        if other in systems and systems[other].ids == own.ids:
+            groups = table.loc[list(own.ids), "group"]
+            result["against"][other] = _compare(
+                task, metrics, own, systems[other], list(groups) if groups.notna().all() else None,
+                benchmark.protocol,
+            )  # fmt: skip
+    return result
+
+
+def _metrics(task: str, truth: NDArray[Any], found: NDArray[Any], protocol: str) -> dict[str, Any]:
+    if task == "regression":
+        return regression_metrics(truth, found, "sims" if protocol == "sims" else "mosi")
+    labels = sorted(set(truth))
+    scored = classification_metrics(list(truth), list(found), labels)
+    recalls = [scored["per_class"][label]["recall"] for label in labels]
+    return {**scored, "uar": float(np.mean(recalls))}
+
+
+def _compare(
+    task: str,
+    metrics: Sequence[str],
+    first: Scores,
+    second: Scores,
+    groups: list[str] | None,
+    protocol: str,
+) -> dict[str, Any]:
+    """Return difference, interval and p-value of every metric that resamples can score."""
+    counts = draw_counts(len(first.ids), groups)
+    resampled = [_resampled(task, each, counts, protocol) for each in (first, second)]
+    whole = np.ones((1, len(first.ids)), np.float32)
+    exact = [_resampled(task, each, whole, protocol) for each in (first, second)]
+    found = {}
+    for key in metrics:
+        if key not in resampled[0]:
+            continue
+        difference = exact[0][key].mean() - exact[1][key].mean()
+        judged = paired_difference(float(difference), resampled[0][key], resampled[1][key])
+        if judged is not None:
+            found[key] = {
+                "difference": float(difference),
+                "interval": [judged.low, judged.high],
+                "p_value": judged.p_value,
+            }
+    return found
+
+
+def _resampled(
+    task: str, scores: Scores, counts: NDArray[np.float32], protocol: str
+) -> dict[str, NDArray[np.float64]]:
+    """Score every resample for every seed, `[seeds, resamples]` for each metric."""
+    if task == "regression":
+        statistics = regression_statistics("sims" if protocol == "sims" else "mosi")
+        truth, predictions = scores.truth, scores.predictions
+    else:
+        labels = sorted(set(scores.truth))
+        statistics = classification_statistics(len(labels))
+        number = {label: place for place, label in enumerate(labels)}
+        truth = np.array([number[each] for each in scores.truth])
+        predictions = np.array([[number.get(e, -1) for e in seed] for seed in scores.predictions])
+    each = [score_resamples(statistics, truth, seed, counts) for seed in predictions]
+    return {key: np.stack([seed[key] for seed in each]) for key in each[0]}
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    cells = {"row": row["row"], "seeds": str(row["seeds"])}
+    for key, mean in row["mean"].items():
+        scale = 1 if key in ("mae", "corr", "r2") else 100
+        digits = 3 if scale == 1 else 2
+        spread = f" ± {row['sd'][key] * scale:.{digits}f}" if row["sd"] else ""
+        cells[key] = f"{mean * scale:.{digits}f}{spread}"
+    compared = []
+    for other, metrics in row["against"].items():
+        if not metrics:
+            continue
+        key, judged = next(iter(metrics.items()))
+        scale = 1 if key in ("mae", "corr", "r2") else 100
+        difference = judged["difference"] * scale
+        compared.append(f"{other}: {difference:+.3g} (p {judged['p_value']:.3g})")
+    cells["against"] = "; ".join(compared)
+    cells["fusion parameters"] = (
+        f"{row['parameters'].get('fusion', 0):,}" if "parameters" in row else ""
+    )
+    cells["train s"] = f"{np.mean(row['train_seconds']):.0f}" if "train_seconds" in row else ""
+    return cells
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    lines = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def _environment() -> dict[str, Any]:
+    return {**environment()["libraries"], "cores": os.cpu_count(), "machine": platform.machine()}
