@@ -203,12 +203,17 @@ def open_run(
         device: where the model runs; the best there is by default.
 
     Raises:
-        PipelineError: the run is not finished, was trained on imported features or with context, or
-            its encoders are no longer what they were.
+        PipelineError: the run is not finished, has no model of its own, was trained on imported
+            features or with context, or its encoders are no longer what they were.
     """
     folder = RunFolder(path)
     result = folder.read_result()
     config = folder.read_config()
+    if parts := _parts_of(path, config):
+        raise PipelineError(
+            f"{path}: puts together runs that have a model each; name one of them with --run: "
+            f"{', '.join(map(str, parts))}"
+        )
     if config["context"] or config["context_after"]:
         raise PipelineError(f"{path}: was trained with context, which single clips do not have")
     entry = load_manifest(manifest).dataset(config["dataset"])
@@ -227,6 +232,19 @@ def open_run(
         extraction={modality: settings for modality, (_, settings) in found.items()},
         temperatures=result["temperatures"],
     )
+
+
+def _parts_of(path: Path, config: Mapping[str, Any]) -> list[Path]:
+    """Return the runs to name instead of one that has none of its own: folds, or joint datasets."""
+    if "folds" in config and "fold" not in config:
+        folds = (each for each in path.glob("fold-*") if each.is_dir())
+        return sorted(folds, key=lambda each: int(each.name.removeprefix("fold-")))
+    if "dataset" not in config:  # runs/joint/{A+B}/{experiment}/seed-{n}
+        return [
+            path.absolute().parents[3] / name / own["experiment"] / path.name
+            for name, own in config["joint"].items()
+        ]
+    return []
 
 
 def _find_encoder(

@@ -12,6 +12,7 @@ from extract.table import read_table, write_table
 from pipeline.errors import PipelineError
 from pipeline.experiment import run_experiment
 from pipeline.folds import make_folds
+from pipeline.prediction import open_run
 from pipeline.report.load import load_runs
 from pipeline.settings import TrainSettings
 from pipeline.sources import Source, open_corpus
@@ -87,6 +88,8 @@ def test_folds_are_pooled_into_one_result(spoken: Path, toy_llm: Path) -> None:
     table = pd.read_csv(folder.predictions("test"))
     assert len(table) == 190
     assert set(table["fold"]) == {0, 1, 2}
+    with pytest.raises(PipelineError, match=r"--run: \S+fold-0, \S+fold-1, \S+fold-2$"):
+        open_run(folder.path)
     (read,) = load_runs(spoken / "runs").runs
     assert read.result.test is not None
     assert read.of_task("classification") is not None

@@ -21,6 +21,7 @@ from pipeline.items import Utterance
 from pipeline.joint import run_joint
 from pipeline.manifest import load_manifest
 from pipeline.model import load_model, open_backbone
+from pipeline.prediction import open_run
 from pipeline.report.load import load_runs
 from pipeline.request import Request
 from pipeline.runs import RunFolder
@@ -152,6 +153,9 @@ def test_one_model_is_scored_on_every_dataset(both: Path, toy_llm: Path) -> None
     assert scaling["toy/audio"] != scaling["deux/audio"]
     model = load_model(folders[0].best, open_backbone(str(toy_llm), torch.device("cpu")))
     assert model.fusion.config.targets == 3
+    with pytest.raises(PipelineError) as refused:
+        open_run(whole.path)
+    assert str(refused.value).endswith(", ".join(str(each.path) for each in folders))
     before = [each.result.stat().st_mtime_ns for each in folders]
     run_joint(wanted, no_progress, lambda line: None)
     assert [each.result.stat().st_mtime_ns for each in folders] == before
