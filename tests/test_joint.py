@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from extract.table import write_table
+from pipeline.commands import train
 from pipeline.errors import PipelineError
 from pipeline.fitting import _outputs
 from pipeline.items import Utterance
@@ -35,7 +37,7 @@ from tests.helpers_toy import (
     toy_table,
     write_feature_set,
 )
-from tests.test_training import SETTINGS, Killed, request, result_of, run
+from tests.test_training import SETTINGS, SMALL, Killed, request, result_of, run
 from tests.test_transfer import add_dataset
 
 ENTRY = (
@@ -208,3 +210,26 @@ def test_one_task_alone(toy: Path, toy_llm: Path) -> None:
     assert result["test"]["n_regression"] == 16
     with pytest.raises(PipelineError, match=r"--tasks regresion: .*did you mean 'regression'"):
         run(request(toy, toy_llm, tasks=("regresion",)))
+
+
+def test_the_command_takes_every_real_dataset_of_the_cache(
+    both: Path, toy_llm: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo beside real datasets is not asked for; alone it would be."""
+    demo = both / "cache" / "demo" / "utterances.parquet"
+    demo.parent.mkdir()
+    demo.touch()
+    assert train._cached_datasets(both / "cache") == ["deux", "toy"]
+    arguments = ["egmf-train", "--from-cache", "--joint", "--preset", "tiny", "--seed", "1"]
+    arguments += ["--cache", both / "cache", "--manifest", both / "toy.yaml", "--llm", toy_llm]
+    arguments += ["--runs", both / "runs", "--epochs", "1", "--set", "joint_temperature=1"]
+    arguments += [word for each in SMALL for word in ("--set", each)]
+    monkeypatch.setattr(sys, "argv", [str(each) for each in arguments])
+    with pytest.raises(SystemExit) as end:
+        train.main()
+    assert not end.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert ["deux/egmf-joint-deux+toy" in lines[0], "toy/egmf-joint" in lines[1]] == [True, True]
+    for name in ("deux", "toy"):
+        (both / "cache" / name / "utterances.parquet").unlink()
+    assert train._cached_datasets(both / "cache") == ["demo"]
