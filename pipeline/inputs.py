@@ -27,24 +27,30 @@ class Inputs:
         return streams, self._turns(utterances) if self.context.reach else None
 
     def _turns(self, utterances: Sequence[Utterance]) -> Turns:
-        """Stack the neighbours, each modality of a turn averaged into one row."""
+        """Stack the neighbours, each modality of a turn averaged into one row.
+
+        Neighbours of neighbours are neighbours: each turn's mean is looked up once and then copied
+        to every place of the batch that shows it.
+        """
         near = [self.context.of(each) for each in utterances]
         shape = (len(near), max(1, *(len(each) for each in near)))
         offset, speaker = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        dims = self.features.dims
-        values = {name: np.zeros((*shape, dim), np.float32) for name, dim in dims.items()}
-        masks = {name: np.zeros(shape, bool) for name in dims}
+        turn = np.zeros(shape, np.int64)  # the turn's number from 1; 0 where there is none
+        numbers: dict[str, int] = {}
         for row, neighbours in enumerate(near):
-            for column, each in enumerate(neighbours):
-                offset[row, column] = each.offset
-                speaker[row, column] = each.speaker
-                for name in dims:
-                    mean = self.features.mean(name, each.utterance.id)
-                    if mean is not None:
-                        values[name][row, column] = mean
-                        masks[name][row, column] = True
-        streams = {
-            name: Stream(torch.from_numpy(values[name]), torch.from_numpy(masks[name]))
-            for name in dims
-        }
+            count = len(neighbours)
+            offset[row, :count] = [each.offset for each in neighbours]
+            speaker[row, :count] = [each.speaker for each in neighbours]
+            turn[row, :count] = [
+                numbers.setdefault(each.utterance.id, len(numbers) + 1) for each in neighbours
+            ]
+        streams = {}
+        for name, dim in self.features.dims.items():
+            value = np.zeros((len(numbers) + 1, dim), np.float32)
+            known = np.zeros(len(numbers) + 1, bool)
+            for utterance, number in numbers.items():
+                mean = self.features.mean(name, utterance)
+                if mean is not None:
+                    value[number], known[number] = mean, True
+            streams[name] = Stream(torch.from_numpy(value[turn]), torch.from_numpy(known[turn]))
         return Turns(streams, torch.from_numpy(offset), torch.from_numpy(speaker))
