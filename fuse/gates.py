@@ -8,6 +8,7 @@ zero; with nothing present all modality weights are zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -116,26 +117,59 @@ class HierarchicalGate(nn.Module):
         )
 
 
-def balance_loss(weights: GateWeights) -> Tensor:
+def balance_loss(weights: GateWeights, mean: Tensor | None = None) -> Tensor:
     """Return how far the batch's mean expert weights are from uniform; keeps every expert alive.
 
     The squared coefficient of variation of the mean weights (importance loss of Shazeer et al.,
     arXiv 1701.06538), a scalar that is zero when the experts are used equally.
+
+    Args:
+        weights: the gate's decision.
+        mean: of the expert weights, [experts], where the batch is more than what is given here.
     """
-    mean = weights.experts.mean(dim=0)
+    mean = weights.experts.mean(dim=0) if mean is None else mean
     return mean.var(unbiased=False) / mean.mean().square()
 
 
-def reliability_loss(weights: GateWeights, corrupted: Tensor) -> Tensor:
+def reliability_loss(weights: GateWeights, corrupted: Tensor, count: float | None = None) -> Tensor:
     """Return the penalty for attending to modalities that are known to be corrupted.
 
     Args:
         weights: the gate's decision.
         corrupted: [batch, modalities] bool, true where training replaced the input by noise.
+        count: of corrupted entries, where the batch is more than what is given here.
 
     The mean of -log(1 - w) over the corrupted entries, zero when there is none. An utterance whose
     only present modality is corrupted cannot turn it down and must not be counted by the caller.
     """
     kept = (1.0 - weights.effective).clamp(min=1e-4)
     hit = corrupted.to(kept.dtype)
-    return -(kept.log() * hit).sum() / hit.sum().clamp(min=1.0)
+    total = hit.sum().clamp(min=1.0) if count is None else max(count, 1.0)
+    return -(kept.log() * hit).sum() / total
+
+
+def entropy_loss(weights: GateWeights, present: Tensor, count: float | None = None) -> Tensor:
+    """Return how decided the gate is about single utterances; keeps it from staking all on one.
+
+    One minus the entropy of the weights as a share of the largest possible, averaged over
+    utterances (and, for the modality level, over experts), and summed over the two levels: zero for
+    equal weights, such as those of a level that is not learned, one a level where all weight is on
+    one. An utterance with one modality has no choice there, and none to be charged for.
+
+    Args:
+        weights: the gate's decision.
+        present: [batch, modalities] bool.
+        count: of utterances, where the batch is more than what is given here.
+    """
+    number = present.sum(dim=1)
+    largest = number.clamp(min=2).to(weights.modalities.dtype).log().unsqueeze(1)
+    decided = (1.0 - _entropy(weights.modalities) / largest).mean(dim=1)
+    loss = (decided * (number > 1).to(decided.dtype)).sum()
+    if (experts := weights.experts.shape[1]) > 1:
+        loss = loss + (1.0 - _entropy(weights.experts) / math.log(experts)).sum()
+    return loss / (len(present) if count is None else max(count, 1.0))
+
+
+def _entropy(weights: Tensor) -> Tensor:
+    """Return the entropy over the last dimension, in nats; a weight of zero adds nothing."""
+    return -(weights * weights.clamp(min=1e-12).log()).sum(dim=-1)

@@ -136,10 +136,7 @@ class LanguageModel(nn.Module):
             pseudo: pseudo tokens, [batch, tokens, embedding_dim].
             weights: of each item in both sums, [batch]; all one where None.
         """
-        targets = [
-            [*self._answer_ids(answer, prompt.answers_take_space), self.end]
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        targets = self._targets(prompts, answers)
         keep = max(len(ids) for ids in targets)
         device = pseudo.device
         labels = torch.full((len(targets), keep), -100, device=device)
@@ -162,7 +159,18 @@ class LanguageModel(nn.Module):
         if weights is None:
             return loss, int((labels != -100).sum())
         each = loss.view_as(labels).sum(dim=1)
-        return (weights.to(each) * each).sum(), _weighted_tokens(targets, weights)
+        return (weights.to(each) * each).sum(), self.count_tokens(prompts, answers, weights)
+
+    def count_tokens(
+        self,
+        prompts: Sequence[PromptTokens],
+        answers: Sequence[str],
+        weights: Tensor | None = None,
+    ) -> float:
+        """Return the number of tokens that the answers have, each counted by its item's weight."""
+        factors = [1.0] * len(prompts) if weights is None else weights.tolist()
+        targets = self._targets(prompts, answers)
+        return sum(factor * len(ids) for factor, ids in zip(factors, targets, strict=True))
 
     def smoothed_answer_loss(
         self,
@@ -189,11 +197,7 @@ class LanguageModel(nn.Module):
                 target[place, known.index(answers[row])] += 1.0 - smoothing
             each = -(target * scores).sum(dim=1)
             loss = loss + (each if weights is None else weights.to(each)[chosen] * each).sum()
-        targets = [
-            [*self._answer_ids(answer, prompt.answers_take_space), self.end]
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        return loss, _weighted_tokens(targets, weights)
+        return loss, self.count_tokens(prompts, answers, weights)
 
     def answer_scores(
         self,
@@ -257,6 +261,13 @@ class LanguageModel(nn.Module):
 
     def _answer_ids(self, answer: str, take_space: bool) -> tuple[int, ...]:
         return self._encode(f" {answer}" if take_space else answer)
+
+    def _targets(self, prompts: Sequence[PromptTokens], answers: Sequence[str]) -> list[list[int]]:
+        """Return the tokens that are to be written, with the end token."""
+        return [
+            [*self._answer_ids(answer, prompt.answers_take_space), self.end]
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
 
     def _build_tree(self, answers: tuple[str, ...], take_space: bool) -> AnswerTree:
         return build_tree([self._answer_ids(answer, take_space) for answer in answers], self.end)
@@ -325,9 +336,3 @@ class LanguageModel(nn.Module):
             logits_to_keep=keep,
         )
         return output.logits
-
-
-def _weighted_tokens(targets: Sequence[Sequence[int]], weights: Tensor | None) -> float:
-    """Return the number of target tokens, each counted by its item's weight."""
-    factors = [1.0] * len(targets) if weights is None else weights.tolist()
-    return sum(factor * len(ids) for factor, ids in zip(factors, targets, strict=True))

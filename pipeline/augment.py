@@ -1,12 +1,14 @@
 """What training does to its inputs so that the model bears missing, broken and weaker modalities.
 
 Some utterances lose one of their modalities, some have one replaced by noise. An utterance keeps at
-least one untouched modality, since with nothing left there is nothing to learn but the prior.
+least one untouched modality, since with nothing left there is nothing to learn but the prior. Which
+of the two happens to an utterance follows from its own seed, not from its neighbours: it is the
+same however a batch is padded and shared out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,31 +54,41 @@ def disturb(
 
 
 def augment(
-    streams: Mapping[str, Stream], drop: float, noise: float, generator: torch.Generator
+    streams: Mapping[str, Stream], drop: float, noise: float, seeds: Sequence[int]
 ) -> Augmented:
     """Drop a modality of a share `drop` of utterances, spoil one of a share `noise` of the others.
 
     Args:
-        streams: standardised streams on the CPU.
+        streams: standardised streams on the CPU; they stay as they are.
         drop: share of utterances that lose one modality.
         noise: share of utterances one of whose modalities becomes noise.
-        generator: the only source of randomness.
+        seeds: of each utterance, the only source of randomness.
     """
-    names = list(streams)
     present = torch.stack([stream.present for stream in streams.values()], dim=1)
-    several = present.sum(dim=1) > 1
-    draw = torch.rand(len(present), generator=generator)
-    # A random present modality: the largest of random keys, absent ones excluded.
-    keys = torch.rand(present.shape, generator=generator).masked_fill(~present, -1.0)
-    chosen = torch.nn.functional.one_hot(keys.argmax(dim=1), len(names)).bool()
-    dropped = chosen & (several & (draw < drop)).unsqueeze(1)
-    corrupted = chosen & (several & (draw >= drop) & (draw < drop + noise)).unsqueeze(1)
-    changed = {}
-    for index, (name, stream) in enumerate(streams.items()):
-        noisy = replace_by_noise(stream, corrupted[:, index], generator)
-        mask = stream.mask & ~dropped[:, index].unsqueeze(1)
-        changed[name] = Stream(noisy.value * mask.unsqueeze(-1).to(noisy.value.dtype), mask)
-    return Augmented(changed, dropped, corrupted)
+    dropped, corrupted = torch.zeros_like(present), torch.zeros_like(present)
+    values = {name: stream.value.clone() for name, stream in streams.items()}
+    masks = {name: stream.mask.clone() for name, stream in streams.items()}
+    names = list(streams)
+    for row, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        draw, place = torch.rand(2, generator=generator).tolist()
+        candidates = present[row].nonzero().flatten().tolist()
+        if len(candidates) < 2 or draw >= drop + noise:
+            continue
+        column = candidates[min(int(place * len(candidates)), len(candidates) - 1)]
+        name = names[column]
+        real = masks[name][row].clone()
+        if draw < drop:
+            dropped[row, column] = True
+            values[name][row] = 0.0
+            masks[name][row] = False
+        else:
+            corrupted[row, column] = True
+            shape = (int(real.sum()), values[name].shape[2])
+            values[name][row, real] = torch.randn(shape, generator=generator)
+    return Augmented(
+        {name: Stream(values[name], masks[name]) for name in names}, dropped, corrupted
+    )
 
 
 def _disturbed(

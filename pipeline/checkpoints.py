@@ -11,12 +11,12 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from generate.errors import first_line
+from pipeline.distributed import Processes
 from pipeline.errors import PipelineError
 from pipeline.model import Egmf
 from pipeline.runs import RunFolder, publishing_folder, recover_folder
@@ -59,17 +59,7 @@ def save_checkpoint(
         with publishing_folder(folder.best) as partial:
             model.save(partial)
     with publishing_folder(folder.checkpoint) as partial:
-        state = io.BytesIO()  # torch's own writer does not say that a disk is full
-        torch.save(
-            {
-                "weights": [p.detach().cpu() for p in trainable(model)],
-                "buffers": dict(model.fusion.named_buffers()),
-                "optimizer": optimizer.state_dict(),
-                "schedule": {"last_epoch": schedule.last_epoch},
-            },
-            state,
-        )
-        (partial / "state.pt").write_bytes(state.getbuffer())
+        (partial / "state.pt").write_bytes(_packed(model, optimizer, schedule))
         (partial / "progress.json").write_text(json.dumps(vars(progress)))
 
 
@@ -89,7 +79,61 @@ def load_checkpoint(
     if not folder.checkpoint.is_dir():
         folder.log.unlink(missing_ok=True)
         return Progress()
-    state, progress = _read_checkpoint(folder.checkpoint)
+    try:
+        stored = (folder.checkpoint / "progress.json").read_text(encoding="utf-8")
+        progress = Progress(**json.loads(stored))
+        state = (folder.checkpoint / "state.pt").read_bytes()
+        _unpack(state, model, optimizer, schedule)
+    except Exception as error:  # torch raises whatever the damage makes of its reader
+        raise PipelineError(
+            f"{folder.checkpoint}: damaged ({first_line(error)}); start the run again with --fresh"
+        ) from error
+    _cut_log(folder.log, progress.step)
+    return progress
+
+
+def share_state(
+    processes: Processes,
+    model: Egmf,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    progress: Progress,
+) -> Progress:
+    """Start all processes from the first one's weights, optimizer and progress."""
+    if processes.count == 1:
+        return progress
+    packed = _packed(model, optimizer, schedule) if processes.main else None
+    state, shared = processes.broadcast((packed, progress))
+    if not processes.main:
+        _unpack(state, model, optimizer, schedule)
+    return shared
+
+
+def _packed(
+    model: Egmf,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> bytes:
+    state = io.BytesIO()  # torch's own writer does not say that a disk is full
+    torch.save(
+        {
+            "weights": [p.detach().cpu() for p in trainable(model)],
+            "buffers": dict(model.fusion.named_buffers()),
+            "optimizer": optimizer.state_dict(),
+            "schedule": {"last_epoch": schedule.last_epoch},
+        },
+        state,
+    )
+    return state.getvalue()
+
+
+def _unpack(
+    packed: bytes,
+    model: Egmf,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> None:
+    state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
     with torch.no_grad():
         for parameter, saved in zip(trainable(model), state["weights"], strict=True):
             parameter.copy_(saved)
@@ -99,20 +143,6 @@ def load_checkpoint(
         optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
     ):
         group["lr"] = base * factor(schedule.last_epoch)
-    _cut_log(folder.log, progress.step)
-    return progress
-
-
-def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], Progress]:
-    """Read the state of model and optimizer, and how far training had come."""
-    try:
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-    except Exception as error:  # torch raises whatever the damage makes of its reader
-        raise PipelineError(
-            f"{folder}: damaged ({first_line(error)}); start the run again with --fresh"
-        ) from error
-    return state, progress
 
 
 def _cut_log(log: Path, step: int) -> None:

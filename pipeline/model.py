@@ -8,53 +8,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from fuse.config import EXPERTS, LEVELS, FusionConfig
 from fuse.fusion import Fused, Fusion
-from fuse.gates import balance_loss, reliability_loss
 from fuse.sizing import match_size
 from fuse.streams import Stream, Turns
 from generate.backbone import Backbone, LoraSettings, load_backbone
 from generate.errors import first_line
-from generate.language_model import LanguageModel, PromptTokens
+from generate.language_model import LanguageModel
 from pipeline.errors import PipelineError
 from pipeline.settings import TrainSettings
 
 MODEL_FILE = "model.json"
 FUSION_FILE = "fusion.safetensors"
-
-
-@dataclass(frozen=True)
-class ItemBatch:
-    """The items of a batch: which utterance each belongs to, its prompt and its answer.
-
-    `permitted` are all answers that its question allows; `weights` [items] are None where all count
-    alike.
-    """
-
-    row: Tensor
-    prompts: Sequence[PromptTokens]
-    answers: Sequence[str]
-    permitted: Sequence[tuple[str, ...]]
-    weights: Tensor | None
-
-
-@dataclass(frozen=True)
-class AuxiliaryTargets:
-    """Targets of the auxiliary head; -100 and NaN mark what is not labelled.
-
-    `label` [batch] int64, `score` [batch] float, scaled to about one.
-    """
-
-    label: Tensor
-    score: Tensor
 
 
 class Egmf(nn.Module):
@@ -77,40 +50,6 @@ class Egmf(nn.Module):
             near = _to_device(turns.streams, device)
             turns = Turns(near, turns.offset.to(device), turns.speaker.to(device))
         return self.fusion(_to_device(streams, device), turns)
-
-    def loss(
-        self,
-        streams: Mapping[str, Stream],
-        turns: Turns | None,
-        items: ItemBatch,
-        auxiliary: AuxiliaryTargets,
-        corrupted: Tensor,
-        settings: TrainSettings,
-    ) -> Tensor:
-        """Return the training loss of a batch: answers, auxiliary head and the gate's terms."""
-        fused = self.fuse(streams, turns)
-        loss = self._answer_loss(items, fused, settings.label_smoothing)
-        if settings.auxiliary_weight:
-            loss = loss + settings.auxiliary_weight * _auxiliary_loss(fused.targets, auxiliary)
-        if fused.gate is None:
-            return loss
-        if settings.balance_weight and len(self.fusion.config.experts) > 1:
-            loss = loss + settings.balance_weight * balance_loss(fused.gate)
-        if settings.reliability_weight and "modalities" in self.fusion.config.gate_levels:
-            hit = corrupted.to(self.device)
-            loss = loss + settings.reliability_weight * reliability_loss(fused.gate, hit)
-        return loss
-
-    def _answer_loss(self, items: ItemBatch, fused: Fused, smoothing: float) -> Tensor:
-        pseudo = fused.pseudo_tokens[items.row.to(self.device)]
-        prompts, answers = items.prompts, items.answers
-        if smoothing:
-            summed, tokens = self.language.smoothed_answer_loss(
-                prompts, answers, items.permitted, pseudo, smoothing, items.weights
-            )
-        else:
-            summed, tokens = self.language.answer_loss(prompts, answers, pseudo, items.weights)
-        return summed / tokens
 
     def save(self, folder: Path) -> None:
         """Write adapter, fusion and what is needed to build them again into `folder`."""
@@ -207,17 +146,3 @@ def load_model(folder: Path, backbone: Backbone) -> Egmf:
 
 def _to_device(streams: Mapping[str, Stream], device: torch.device) -> dict[str, Stream]:
     return {n: Stream(s.value.to(device), s.mask.to(device)) for n, s in streams.items()}
-
-
-def _auxiliary_loss(outputs: Tensor, targets: AuxiliaryTargets) -> Tensor:
-    """Cross-entropy on the label and squared error on the score, where there is one."""
-    loss = outputs.sum() * 0.0
-    labels = targets.label.to(outputs.device)
-    if (labels >= 0).any():
-        logits = outputs[:, :-1]
-        loss = loss + nn.functional.cross_entropy(logits, labels, ignore_index=-100)
-    scores = targets.score.to(outputs)
-    known = ~scores.isnan()
-    if known.any():
-        loss = loss + (outputs[known, -1] - scores[known]).square().mean()
-    return loss

@@ -62,6 +62,9 @@ class TrainSettings(BaseModel):
             for all `epochs` and score the last weights ("last"), which needs no validation split.
         patience: With "best", stop after this many epochs without a better validation score.
         batch_size: Utterances a step.
+        max_batch_tokens: Padded tokens that the language model is given at once: a larger step is
+            cut into passes whose gradients add up to those of the whole, so that a big batch fits
+            a small GPU (0: all at once).
         length_window: Shuffled utterances are sorted by length (prompt and feature rows) within
             windows of this many batches, so that a batch needs little padding (0: not sorted).
         joint_temperature: With --joint, a dataset of n utterances is sampled in proportion to
@@ -83,6 +86,7 @@ class TrainSettings(BaseModel):
         feature_noise: By modality (0 where not named), how much of a random other row of the batch
             training adds to every standardised row, for features that know the training labels.
         balance_weight: Weight of the loss that keeps every expert in use.
+        entropy_weight: Weight of the loss on weights that stake all on one expert or modality.
         reliability_weight: Weight of the loss on the gate's attention to noise.
         auxiliary_weight: Weight of the auxiliary head on the fused vector (0 = none).
         max_prompt_tokens: A longer prompt loses its oldest turns, then the end of its transcript.
@@ -111,6 +115,7 @@ class TrainSettings(BaseModel):
     select: Literal["best", "last"] = "best"
     patience: Positive = 6
     batch_size: Positive = 16
+    max_batch_tokens: Annotated[int, Field(ge=0)] = 0
     length_window: Annotated[int, Field(ge=0)] = 0
     joint_temperature: Annotated[float, Field(ge=1.0)] = 2.0
     fusion_lr: Rate = 5e-4
@@ -125,6 +130,7 @@ class TrainSettings(BaseModel):
     modality_noise: Share = 0.15
     feature_noise: dict[str, Weight] = {}
     balance_weight: Weight = 0.01
+    entropy_weight: Weight = 0.0
     reliability_weight: Weight = 0.3
     auxiliary_weight: Weight = 0.5
     max_prompt_tokens: Positive = 512

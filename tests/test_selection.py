@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from extract.table import read_table, write_table
 from pipeline import training
 from pipeline.errors import PipelineError
+from pipeline.model import Egmf
 from pipeline.report.load import load_runs
 from pipeline.settings import TrainSettings
 from tests.test_training import SETTINGS, Killed, request, result_of, run
@@ -69,13 +70,16 @@ def test_last_resumes_to_the_same_weights(toy: Path, toy_llm: Path) -> None:
 
 def broken_at(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
     """Make the loss of some steps (counted from 0) NaN, its gradient included."""
-    sound, seen = training._step, iter(range(10**6))
+    sound, seen = training.add_gradients, iter(range(10**6))
 
-    def step(*arguments: Any) -> torch.Tensor:
-        loss = sound(*arguments)
-        return loss * float("nan") if bad(next(seen)) else loss
+    def spoiled(model: Egmf, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        own, common = sound(model, *arguments)
+        if bad(next(seen)):
+            own = own * float("nan")
+            next(model.fusion.parameters()).grad.mul_(float("nan"))
+        return own, common
 
-    monkeypatch.setattr(training, "_step", step)
+    monkeypatch.setattr(training, "add_gradients", spoiled)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(
