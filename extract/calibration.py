@@ -55,19 +55,23 @@ class Calibration:
         return self.seconds_loading + max(busy) * each
 
 
+def draw_sample(info: EncoderInfo, rows: Sequence[Row]) -> list[Row]:
+    """Return a few of the rows to measure an encoder on."""
+    count, size = _CHUNKS[info.medium]
+    return _spread([row for row in rows if row.absent is None], count * size)
+
+
 def calibrate(
-    info: EncoderInfo, settings: Settings, rows: Sequence[Row], device: str
+    info: EncoderInfo, settings: Settings, sample: Sequence[Row], device: str
 ) -> Calibration | None:
-    """Load an encoder and encode a few of the rows; None where none of them can be encoded.
+    """Load an encoder and encode a sample of rows; None where none of them can be encoded.
 
     Raises:
         ExtractError: the encoder does not load.
     """
-    present = [row for row in rows if row.absent is None]
-    if not present:
+    if not sample:
         return None
-    count, size = _CHUNKS[info.medium]
-    sample = _spread(present, count * size)
+    size = _CHUNKS[info.medium][1]
     identity = Identity("", "", fingerprint_of(info.ingredients()))
     job = Job(identity, Path(), ShardPlan(0, ()), info, settings, device, 1)
     # A CPU takes as long for each unit of a batch; a few clips would not fill one.

@@ -37,6 +37,7 @@ from extract.shards import (
 from extract.table import Utterance
 
 ABSENT = "absent"
+_WHOLE = f" {None} {None}"  # a span without start and end, as digests name it
 Why = Literal["new", "changed", "retried", "fresh"]
 
 
@@ -122,7 +123,7 @@ class MediaFiles:
     ) -> None:
         self._root, self._hash = root, hash_media
         self._folder = Folder(root, allow_symlinks=allow_symlinks)
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, str] = {}  # of whole files: streams of one share the string
         self._troubles: dict[str, str] = {}
 
     def rows(self, utterances: Iterable[Utterance], stream: Literal["audio", "video"]) -> list[Row]:
@@ -138,7 +139,9 @@ class MediaFiles:
         if (trouble := self._troubles.get(file)) is not None:
             absent = SetAside(one.id, file, "open", trouble)
             return Row(one.id, one.split, ABSENT, file=file, absent=absent)
-        digest = f"{self._digests[file]} {one.start} {one.end}"
+        digest = self._digests[file]
+        if one.start is not None or one.end is not None:
+            digest = f"{digest.removesuffix(_WHOLE)} {one.start} {one.end}"
         return Row(one.id, one.split, digest, None, self._root, file, one.start, one.end)
 
     def _look_at(self, file: str) -> None:
@@ -151,9 +154,9 @@ class MediaFiles:
                 folder = stat.S_ISDIR(status.st_mode)
                 self._troubles[file] = "a folder" if folder else "not a regular file"
             elif self._hash:
-                self._digests[file] = sha256_of(self._root / file)
+                self._digests[file] = f"{sha256_of(self._root / file)}{_WHOLE}"
             else:
-                self._digests[file] = f"{status.st_size} {status.st_mtime_ns}"
+                self._digests[file] = f"{status.st_size} {status.st_mtime_ns}{_WHOLE}"
         except FileNotFoundError:
             self._troubles[file] = "no such file"
         except (ExtractError, OSError) as error:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.calibration import Calibration, calibrate, estimate_seconds
+from extract.calibration import Calibration, calibrate, draw_sample, estimate_seconds
 from extract.encoders.base import Settings
 from extract.encoders.registry import resolve_encoder
 from extract.encoders.weights import Memo
@@ -57,7 +57,7 @@ def test_sizes_are_those_of_the_features(tmp_path: Path) -> None:
     memo = Memo(tmp_path / "memo.json")
     info = resolve_encoder("audio", f"whisper:{tmp_path / 'w' / 'w.pt'}", Settings(), memo)
     rows = MediaFiles(tmp_path).rows(utterances, "audio")
-    cost = calibrate(info, Settings(), rows, "cpu")
+    cost = calibrate(info, Settings(), draw_sample(info, rows), "cpu")
     assert cost is not None
     assert cost.utterances == 7  # of eight, evenly spread, the last is broken
     assert cost.bytes == 50 * (32 * 2 + 4)
@@ -65,7 +65,8 @@ def test_sizes_are_those_of_the_features(tmp_path: Path) -> None:
 
     make_text_encoder(tmp_path / "bert", ["a b"], dim=32)
     info = resolve_encoder("text", f"hf:{tmp_path / 'bert'}", Settings(), memo)
-    cost = calibrate(info, Settings(), text_rows(utterances), "cpu")
+    cost = calibrate(info, Settings(), draw_sample(info, text_rows(utterances)), "cpu")
     assert cost is not None
     assert (cost.utterances, cost.bytes) == (20, 4 * (32 * 2 + 4))
-    assert calibrate(info, Settings(), text_rows([Utterance("a", "train")]), "cpu") is None
+    absent = draw_sample(info, text_rows([Utterance("a", "train")]))
+    assert calibrate(info, Settings(), absent, "cpu") is None

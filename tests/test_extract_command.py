@@ -154,8 +154,8 @@ def test_second_run_does_nothing_and_starts_nothing(
     assert code == 3  # something is set aside
     write_table(place, text={6: "well now"})
     _, out, _ = run(place, monkeypatch, capsys, "--dry-run")
-    assert "1 shards with 8 utterances to write (1 changed input; 1 utterances" in out
-    assert "nothing to write; 1 shards done" in out
+    assert "1 shard with 8 utterances to write (1 changed input; because of 1 utterance)" in out
+    assert "nothing to write; 1 shard done" in out
     _, out, _ = run(place, monkeypatch, capsys, "--dry-run", "--json")
     plan = json.loads(out)[0]["modalities"]
     assert {name: one["shards_to_write"] for name, one in plan.items()} == {

@@ -233,13 +233,12 @@ def _look_ahead(
     as_json: bool,
 ) -> None:
     from pipeline.extraction_forecast import forecast
-    from pipeline.extraction_plan import plan_dataset
     from pipeline.released import count_released, is_released
 
     found = [
         count_released(request, console)
         if is_released(request)
-        else forecast(plan_dataset(request, console), device, workers)
+        else forecast(request, console, device, workers)
         for request in requests
     ]
     if as_json:
