@@ -67,6 +67,11 @@ def check_parts(request: Request) -> None:
         raise PipelineError(
             f"--ablate {sorted(parts)[0]}: --fusion {request.fusion} has no such part"
         )
+    if request.settings.pretrain_epochs and request.fusion != "emo-caps":
+        raise PipelineError(
+            f"--set pretrain_epochs={request.settings.pretrain_epochs}: only --fusion emo-caps is "
+            f"pre-trained, not {request.fusion}; leave it out"
+        )
     if not set(EXPERTS) - set(request.ablate):
         raise PipelineError(
             f"--ablate {', '.join(EXPERTS)}: at least one expert must stay; name fewer of them"

@@ -58,6 +58,8 @@ class TrainSettings(BaseModel):
         pool: Rows averaged into one before the experts, by modality (1 where not named). Whisper
             writes 50 rows a second; 4 leaves 12.5.
         epochs: Passes over the training split at most.
+        pretrain_epochs: With --fusion emo-caps, passes over unlabelled and training rows, without
+            labels, before the first step of training.
         select: Score the weights of the epoch with the best validation score ("best"), or train
             for all `epochs` and score the last weights ("last"), which needs no validation split.
         patience: With "best", stop after this many epochs without a better validation score.
@@ -112,6 +114,7 @@ class TrainSettings(BaseModel):
     lora_dropout: Share = 0.05
     pool: dict[str, Positive] = {"audio": 4}
     epochs: Positive = 20
+    pretrain_epochs: Annotated[int, Field(ge=0)] = 0
     select: Literal["best", "last"] = "best"
     patience: Positive = 6
     batch_size: Positive = 16
