@@ -134,9 +134,10 @@ def prediction_table(
 ) -> pd.DataFrame:
     """Turn scores into decisions, one row a question.
 
-    A label is the most probable one. A number is the expectation over the grid, or with
-    `decision="argmax"` the most probable one. With `decision="generate"` both are what the model
-    wrote, and `valid` is false where that cannot be read. `answer` is the text behind a decision.
+    A label is the most probable one. A number is the expectation over the grid, with
+    `decision="median"` the median, or with `decision="argmax"` the most probable one. With
+    `decision="generate"` both are what the model wrote, and `valid` is false where that cannot be
+    read. `answer` is the text behind a decision.
     """
     rows = []
     for each in scored:
@@ -149,6 +150,8 @@ def prediction_table(
             expectation = float(probabilities @ np.asarray(question.values, dtype=np.float64))
             if decision == "expectation":
                 prediction = expectation
+            elif decision == "median":
+                prediction = question.values[median_of(probabilities)]
         valid = True
         if decision == GENERATE:
             answer, read = each.written or "", read_answer(question, each.written or "")
@@ -176,7 +179,12 @@ def prediction_table(
 
 def decision_without_writing(decision: str) -> str:
     """Return how to decide where free writing is not worth its time."""
-    return "argmax" if decision == "argmax" else "expectation"
+    return "expectation" if decision == GENERATE else decision
+
+
+def median_of(probabilities: NDArray[np.float64]) -> int:
+    """Return where half of the probability, [answers] in rising order, is reached."""
+    return int(np.searchsorted(probabilities.cumsum(), 0.5 * probabilities.sum()))
 
 
 def read_answer(question: Question, written: str) -> str | float | None:

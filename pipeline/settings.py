@@ -92,7 +92,8 @@ class TrainSettings(BaseModel):
         reliability_weight: Weight of the loss on the gate's attention to noise.
         auxiliary_weight: Weight of the auxiliary head on the fused vector (0 = none).
         max_prompt_tokens: A longer prompt loses its oldest turns, then the end of its transcript.
-        decision: Numbers are the expectation over the grid, or its most likely number ("argmax");
+        decision: Numbers are the expectation over the grid, which correlates best, the median,
+            which has the smallest mean error, or the most likely number ("argmax");
             or the model writes labels and numbers freely ("generate"), and what cannot be read is
             counted. Labels are otherwise always the most probable one.
         eval_batch_size: Utterances scored at once.
@@ -137,7 +138,7 @@ class TrainSettings(BaseModel):
     reliability_weight: Weight = 0.3
     auxiliary_weight: Weight = 0.5
     max_prompt_tokens: Positive = 512
-    decision: Literal["expectation", "argmax", "generate"] = "expectation"
+    decision: Literal["expectation", "median", "argmax", "generate"] = "expectation"
     eval_batch_size: Positive = 64
 
     @model_validator(mode="after")
