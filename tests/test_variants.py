@@ -39,6 +39,11 @@ def test_every_variant_can_be_built() -> None:
     assert {"egmf", *UNGATED} == set(VARIANTS)
 
 
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"variant must be one of .*got 'mutl'"):
+        make_fusion(("text",), variant="mutl")
+
+
 @every
 @pytest.mark.parametrize("names", [("text",), ("audio",), ("text", "audio"), ALL[:3], ALL])
 def test_shapes_for_any_modalities(variant: str, names: tuple[str, ...]) -> None:
