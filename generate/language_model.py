@@ -107,13 +107,12 @@ class LanguageModel(nn.Module):
         Serves any of these prompts as long as the weights stay as they are. Gradient checkpointing
         knows no keys and values from elsewhere, so that nothing is shared beside it.
         """
-        checkpointing = self.training and getattr(self.model, "is_gradient_checkpointing", False)
-        if not self.shares_prefix or checkpointing or len(prompts) < 2:
+        if not self.shares_prefix or len(prompts) < 2:
             return None
         # Something must be left in every row to predict the answer's first token.
         shortest = min(len(each.before) + len(each.after) for each in prompts)
         tokens = common_start(each.before for each in prompts)[: shortest - 1]
-        if len(tokens) * (len(prompts) - 1) < WORTH:
+        if len(tokens) * (len(prompts) - 1) < WORTH or self._checkpoints():
             return None
         prefix = Prefix(tokens, empty_cache())
         ids = torch.tensor([tokens], device=self.model.get_input_embeddings().weight.device)
@@ -253,6 +252,10 @@ class LanguageModel(nn.Module):
         """
         if isinstance(self.model, PeftModel):
             self.model.save_pretrained(str(folder))
+
+    def _checkpoints(self) -> bool:
+        layers = self.model.modules()
+        return self.training and any(getattr(e, "gradient_checkpointing", False) for e in layers)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         ids = self.tokenizer.encode(text, add_special_tokens=False)

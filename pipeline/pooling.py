@@ -5,20 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-_SERIAL = 1 << 15  # torch converts up to so many values in the calling thread
+# Where sign, exponent and fraction of half precision lie in a sign-extended integer after 13 shifts,
+# and what turns the one exponent bias, 15, into the other, 127.
+_SHIFT, _FIELDS = 13, np.uint32(0x8FFFE000).view(np.int32)
+_BIAS = np.float32(2.0 ** (127 - 15))
 
 
 def pool_rows(value: NDArray[Any], count: int) -> NDArray[np.float32]:
     """Average each `count` successive rows of [rows, dim] into one; the last may average fewer."""
-    value = _single_precision(value)
+    value = single_precision(value)
     if count == 1 or len(value) == 0:
         return value
     groups, rest = divmod(len(value), count)
     whole = _mean(value[: groups * count].reshape(groups, count, value.shape[1]))
     return np.concatenate([whole, _mean(value[None, -rest:])]) if rest else whole
+
+
+def single_precision(value: NDArray[Any]) -> NDArray[np.float32]:
+    """Convert to float32; half precision by its bits, ten times faster than numpy's own way.
+
+    Exact for every finite value, subnormal ones included; features are finite.
+    """
+    if value.dtype != np.float16:
+        return value.astype(np.float32, copy=False)
+    bits = value.view(np.int16).astype(np.int32)
+    bits <<= _SHIFT
+    bits &= _FIELDS
+    result = bits.view(np.float32)
+    result *= _BIAS
+    return result
 
 
 def _mean(groups: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -31,18 +48,3 @@ def _mean(groups: NDArray[np.float32]) -> NDArray[np.float32]:
     total += groups[:, 0]
     total /= groups.shape[1]
     return total
-
-
-def _single_precision(value: NDArray[Any]) -> NDArray[np.float32]:
-    """Convert [rows, dim] to float32; half precision by torch, which is ten times faster.
-
-    In small pieces: this runs beside the training loop, where torch's own threads would not help.
-    """
-    if value.dtype != np.float16:
-        return value.astype(np.float32, copy=False)
-    result = np.empty(value.shape, np.float32)
-    source, target = torch.from_numpy(value), torch.from_numpy(result)
-    step = max(1, _SERIAL // max(1, value.shape[1]))
-    for start in range(0, len(value), step):
-        target[start : start + step].copy_(source[start : start + step])
-    return result
