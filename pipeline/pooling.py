@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Where sign, exponent and fraction of half precision lie in a sign-extended integer after 13 shifts,
+# Where sign, exponent and fraction of half precision lie in a sign-extended integer shifted by 13,
 # and what turns the one exponent bias, 15, into the other, 127.
 _SHIFT, _FIELDS = 13, np.uint32(0x8FFFE000).view(np.int32)
 _BIAS = np.float32(2.0 ** (127 - 15))
