@@ -26,6 +26,7 @@ from generate.answers import parse_label, parse_number
 from generate.language_model import PromptTokens
 from generate.prefix import Prefix
 from pipeline.ahead import ahead
+from pipeline.augment import replace_by_noise
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Question, QuestionKey, Utterance, written_answer
 from pipeline.metrics import RegressionProtocol, classification_metrics, regression_metrics
@@ -33,6 +34,8 @@ from pipeline.model import Egmf
 from pipeline.prompting import Prompter
 
 GENERATE = "generate"
+NOISE_SEED = 20_260
+ALL_ROWS = torch.tensor(True)
 COOLEST, HOTTEST = 0.05, 20.0
 
 
@@ -68,6 +71,7 @@ def score(
     *,
     write: bool = False,
     without: Collection[str] = (),
+    noise_in: Collection[str] = (),
 ) -> list[Scored]:
     """Score all questions about `utterances`.
 
@@ -80,15 +84,19 @@ def score(
         batch_size: utterances at once.
         write: let the model also write freely.
         without: modalities to take away, transcript and history included where text is one.
+        noise_in: modalities whose features are replaced by noise, the transcript taken away.
 
     Returns:
         One entry a question, in the utterances' order for each task.
     """
     model.eval()
-    hide = TEXT in without
+    hide = TEXT in (*without, *noise_in)
+    generator = torch.Generator().manual_seed(NOISE_SEED)
     prefixes = _encode_prefixes(model, prompter, utterances, tasks, hide)
     results: dict[tuple[str, str], Scored] = {}
     for batch, (streams, turns) in ahead(inputs.batch, batches(utterances, batch_size)):
+        for name in noise_in:
+            streams = {**streams, name: replace_by_noise(streams[name], ALL_ROWS, generator)}
         fused = model.fuse(_take_away(streams, without), turns)
         groups: dict[QuestionKey, list[int]] = defaultdict(list)
         for row, utterance in enumerate(batch):

@@ -81,6 +81,10 @@ def judge_run(
             )
             for kept in proper_subsets(tuple(config.inputs))
         }
+        found["noise"] = {
+            name: metrics(judge(test, temperatures, noise_in=(name,))[0])
+            for name in (config.inputs if len(config.inputs) > 1 else ())
+        }
         several = (
             len(config.inputs) > 1
             and bool(config.gated_experts)

@@ -15,12 +15,11 @@ from scipy import stats
 from fuse.fusion import Fused
 from pipeline.ahead import ahead
 from pipeline.augment import replace_by_noise
-from pipeline.evaluation import batches
+from pipeline.evaluation import NOISE_SEED, batches
 from pipeline.inputs import Inputs
 from pipeline.items import Utterance
 from pipeline.model import Egmf
 
-NOISE_SEED = 20_260
 COLLAPSED_SHARE = 0.99
 """Answers are called collapsed when at least this share of them is one and the same."""
 

@@ -21,6 +21,7 @@ from pipeline.commands.train import Ablation
 from pipeline.errors import PipelineError
 from pipeline.experiment import Request, run_experiment
 from pipeline.llm import Llm
+from pipeline.probes import proper_subsets
 from pipeline.runs import RunFolder
 from pipeline.settings import ABLATIONS, TrainSettings, resolve_settings
 from pipeline.sources import Source
@@ -125,6 +126,15 @@ def test_predictions_agree_with_the_metrics(trained: RunFolder) -> None:
     assert error == pytest.approx(result_of(trained)["test"]["mae"], abs=1e-6)
     np.testing.assert_allclose(numbers["prediction"].astype(float), numbers["expectation"])
     assert set(labels[labels["language"] == "zh"]["answer"]) <= {"愤怒", "喜悦"}
+
+
+def test_scores_when_a_modality_is_gone_or_noise(trained: RunFolder) -> None:
+    result = result_of(trained)
+    assert set(result["without"]) == set(map("+".join, proper_subsets(tuple(DIMS))))
+    assert set(result["noise"]) == set(DIMS)
+    for damaged in (*result["without"].values(), *result["noise"].values()):
+        assert damaged["n_classification"] == result["test"]["n_classification"]
+        assert damaged["accuracy"] <= result["test"]["accuracy"]
 
 
 def test_gate_weights_in_the_predictions(trained: RunFolder) -> None:
