@@ -69,7 +69,7 @@ class Benchmark:
 
     name: str
     dataset: str
-    manifest: Path
+    manifest: Path | None
     flags: tuple[str, ...]
     rows: tuple[Row, ...]
     metrics: Mapping[str, tuple[str, ...]]
@@ -124,7 +124,8 @@ def train(benchmark: Benchmark, options: Namespace) -> None:
             "egmf-train",
             "--from-cache",
             "--resume",
-            *("--dataset", benchmark.dataset, "--manifest", benchmark.manifest),
+            *("--dataset", benchmark.dataset),
+            *(("--manifest", benchmark.manifest) if benchmark.manifest else ()),
             *("--cache", options.work / "cache", "--runs", options.work / "runs"),
             *("--preset", "tiny", "--experiment", row.name),
             *seeds,
@@ -141,7 +142,7 @@ def mean_features(cache: Path, dataset: str, modality: str, ids: Sequence[str]) 
     return np.stack([each.mean(axis=0) if len(each) else np.zeros(found.dim) for each in rows])
 
 
-def report(
+def write_results(
     benchmark: Benchmark, baselines: Sequence[Baseline], options: Namespace, **notes: Any
 ) -> None:
     """Score what is finished, compare it, print a table and write both forms to `results/`."""
@@ -156,7 +157,7 @@ def report(
             if task in each.predictions
         }
         for row in benchmark.rows:
-            scores = _run_scores(benchmark, row, task, options)
+            scores = run_scores(benchmark, row, task, options)
             if scores is not None:
                 systems[row.name] = scores
         rows = [_judge(benchmark, name, task, metrics, systems, table) for name in systems]
@@ -173,7 +174,7 @@ def report(
     print("\n".join(text))
 
 
-def _run_scores(benchmark: Benchmark, row: Row, task: str, options: Namespace) -> Scores | None:
+def run_scores(benchmark: Benchmark, row: Row, task: str, options: Namespace) -> Scores | None:
     """Read the finished seeds of a row; None where none is finished or the task was not asked."""
     predictions, costs = [], []
     for seed in row.seeds[: options.seeds]:
@@ -243,7 +244,7 @@ def _judge(
     for other in rows[name].against if name in rows else ():
         if other in systems and systems[other].ids == own.ids:
             groups = table.loc[list(own.ids), "group"]
-            result["against"][other] = _compare(
+            result["against"][other] = compare(
                 task, metrics, own, systems[other], list(groups) if groups.notna().all() else None,
                 benchmark.protocol,
             )  # fmt: skip
@@ -259,7 +260,7 @@ def _metrics(task: str, truth: NDArray[Any], found: NDArray[Any], protocol: str)
     return {**scored, "uar": float(np.mean(recalls))}
 
 
-def _compare(
+def compare(
     task: str,
     metrics: Sequence[str],
     first: Scores,

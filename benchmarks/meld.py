@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from harness import HERE, Baseline, Benchmark, Row, arguments, command, mean_features, report, train
+from harness import (
+    HERE,
+    Baseline,
+    Benchmark,
+    Row,
+    arguments,
+    command,
+    mean_features,
+    train,
+    write_results,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
@@ -66,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare(options)
     train(BENCHMARK, options)
-    report(BENCHMARK, logistic_baselines(options.work / "cache"), options)
+    write_results(BENCHMARK, logistic_baselines(options.work / "cache"), options)
 
 
 def prepare(options: Namespace) -> None:

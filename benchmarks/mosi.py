@@ -14,7 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from harness import HERE, Baseline, Benchmark, Row, arguments, command, mean_features, report, train
+from harness import (
+    HERE,
+    Baseline,
+    Benchmark,
+    Row,
+    arguments,
+    command,
+    mean_features,
+    train,
+    write_results,
+)
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
@@ -92,7 +102,7 @@ def main() -> None:
     cache = options.work / "cache"
     _import(BENCHMARK, archive, options)
     train(BENCHMARK, options)
-    report(BENCHMARK, [_linear(cache, BENCHMARK.dataset)], options)
+    write_results(BENCHMARK, [_linear(cache, BENCHMARK.dataset)], options)
     if options.text_encoder and not options.only:
         _import(TOKENS, archive, options, "--modality", "audio", "--modality", "visual")
         command(
@@ -101,7 +111,7 @@ def main() -> None:
             *("--text", f"hf:{options.text_encoder}"),
         )
         train(TOKENS, options)
-        report(TOKENS, [], options)
+        write_results(TOKENS, [], options)
 
 
 def _import(benchmark: Benchmark, archive: Path, options: Namespace, *flags: str) -> None:
