@@ -5,6 +5,8 @@
         calibration.json
         checkpoint/  best/  predictions-{valid,test}.csv  result.json
         fold-{k}/                                        the same files of each fold, with --folds
+    runs/joint/{A+B}/{experiment}/seed-{n}/              of several datasets (pipeline.joint)
+    runs/{dataset}/{study}/                              trials on validation (pipeline.study)
 
 `result.json` is written last: a run without one is not finished.
 """
