@@ -92,6 +92,26 @@ def feature_set_folder(
     return cache / dataset / modality / f"{slug}-{fingerprint[:8]}"
 
 
+def find_feature_set_folder(
+    cache: Path, dataset: str, modality: str, slug: str, fingerprint: str
+) -> Path:
+    """Return where a feature set lies, or would lie.
+
+    The fingerprint tells sets apart: one whose encoder had another name when it was begun, such as
+    that of a model's folder, is found under that name.
+    """
+    named = feature_set_folder(cache, dataset, modality, slug, fingerprint)
+    if named.exists():
+        return named
+    for path in sorted(named.parent.glob(f"*-{fingerprint[:8]}/{DESCRIPTION_NAME}")):
+        try:
+            if open_feature_set(path.parent).fingerprint == fingerprint:
+                return path.parent
+        except ExtractError:
+            continue
+    return named
+
+
 def describe_feature_set(folder: Path, description: Description) -> None:
     """Write `features.json`, unless it is there already.
 

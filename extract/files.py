@@ -8,6 +8,7 @@ what a dead writer left and touch nothing that a living one still writes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import platform
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def publishing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _fsync(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing could be written, nothing can be removed
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
@@ -54,6 +56,32 @@ def publish_text(path: Path, text: str) -> None:
 def publish_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, all or nothing."""
     publish_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def append_json_line(path: Path, value: Any) -> None:
+    """Append `value` to `path` as one line of JSON, whole or not at all.
+
+    A line that a dead writer left half-written is ended first, so that it costs itself alone.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written; it is as it was.
+    """
+    line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    try:
+        with path.open("a+b", buffering=0) as stream:
+            size = stream.seek(0, os.SEEK_END)
+            if size:
+                stream.seek(size - 1)
+                line = line if stream.read(1) == b"\n" else b"\n" + line
+            try:
+                if stream.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                stream.truncate(size)
+                raise
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def remove_stale(folder: Path) -> int:

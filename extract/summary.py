@@ -46,6 +46,7 @@ class Summary:
     seconds_starting: float = 0.0  # until the workers were up
     seconds_loading: float = 0.0  # until the slowest worker had its encoders
     seconds_by_phase: dict[str, float] = field(default_factory=dict)  # added up over threads
+    bytes_written: int = 0
     peak_memory: int = 0  # bytes, all processes of this run together
 
     def encoded(self) -> int:
@@ -107,6 +108,7 @@ def add_reports(summary: Summary, reports: Iterable[ShardReport]) -> None:
     for report in reports:
         one = by_modality[report.modality]
         one.shards_written += 1
+        summary.bytes_written += report.size
         one.utterances_encoded += report.utterances
         for phase, seconds in report.seconds.items():
             phases[phase] += seconds

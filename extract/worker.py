@@ -178,7 +178,7 @@ def _store(job: Job, encoded: Encoded) -> Sidecar:
         write_sidecar(sidecar_path(job.folder, job.shard.number), sidecar)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        cause = "no space is left on the disk" if full else str(error)
+        cause = "no space is left on the disk" if full else (error.strerror or str(error)).lower()
         remedy = "free some space" if full else "see to it"
         raise ExtractError(
             f"{path}: cannot be written: {cause}; {remedy} and run the same command again, which "

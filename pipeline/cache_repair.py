@@ -8,6 +8,7 @@ are named; that import writes what is missing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -37,6 +38,7 @@ from pipeline.cache_care import (
 from pipeline.corpus import build_table
 from pipeline.errors import PipelineError
 from pipeline.extraction import describe_planned, encode_planned
+from pipeline.extraction_log import log_run
 from pipeline.extraction_plan import Console, Request, plan_dataset
 from pipeline.manifest import load_manifest
 from pipeline.presets import PRESETS
@@ -79,6 +81,12 @@ class Repaired:
     mended: list[Path] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
+    def add(self, other: Repaired) -> None:
+        """Add what repairing another dataset came to."""
+        self.damaged += other.damaged
+        self.mended += other.mended
+        self.left += other.left
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {name: [str(each) for each in value] for name, value in asdict(self).items()}
@@ -91,10 +99,16 @@ def repair_cache(wanted: Wanted, cluster: Cluster, console: Console) -> Repaired
         PipelineError: there is no cache, or no such dataset in it.
         ExtractError: the workers do not start, or an error that every shard would meet.
     """
-    repaired = Repaired()
+    every = Repaired()
     for dataset in dataset_folders(wanted.cache, list(wanted.datasets)):
+        began = time.monotonic()
+        repaired = Repaired()
         _repair_dataset(dataset, wanted, cluster, console, repaired)
-    return repaired
+        if repaired != Repaired():
+            seconds = time.monotonic() - began
+            log_run(dataset, {"repair": repaired.to_json(), "seconds": seconds})
+        every.add(repaired)
+    return every
 
 
 def _repair_dataset(

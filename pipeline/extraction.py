@@ -5,7 +5,6 @@ When nothing is to be done, neither workers nor torch start.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 from extract.decoding import CLIP_SECONDS
 from extract.encoders.base import Settings
@@ -32,22 +30,27 @@ from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
 from extract.table import Utterance, write_table
 from extract.worker import peak_memory
 from pipeline.errors import PipelineError
+from pipeline.extraction_log import log_run
 from pipeline.extraction_plan import Console, DatasetPlan, ModalityPlan, Request, plan_dataset
 from pipeline.released import is_released, take_released
+from pipeline.scaling import remember_sums
 
 _LIBRARIES = ("torch", "transformers", "openai-whisper", "open_clip_torch", "av", "h5py", "numpy")
 
 
 def extract(request: Request, cluster: Cluster, console: Console) -> Summary:
-    """Extract a dataset, or take its features where it is released as such.
+    """Extract a dataset, or take its features where it is released as such; then sum them up.
 
     Raises:
         PipelineError: the manifest, a flag or the corpus is wrong.
         ExtractError: an encoder or a file is, or the workers do not start.
     """
     if is_released(request):
-        return take_released(request, console)
-    return extract_dataset(plan_dataset(request, console), cluster, console)
+        summary = take_released(request, console)
+    else:
+        summary = extract_dataset(plan_dataset(request, console), cluster, console)
+    remember_sums(request.cache, request.dataset)
+    return summary
 
 
 def extract_dataset(planned: DatasetPlan, cluster: Cluster, console: Console) -> Summary:
@@ -108,8 +111,7 @@ def _extract_locked(planned: DatasetPlan, cluster: Cluster, console: Console) ->
         peak_memory=peak_memory(),
     )
     add_reports(summary, effort.reports)
-    if effort.reports or effort.failures:
-        _log(request.cache / name / "extract-log.jsonl", summary)
+    log_run(request.cache / name, summary.to_json())
     return summary
 
 
@@ -189,7 +191,7 @@ def describe_planned(one: ModalityPlan) -> None:
             dataset=one.identity.dataset,
             modality=one.identity.modality,
             encoder=one.info.spec,
-            slug=one.info.slug,
+            slug=one.folder.name.removesuffix(f"-{one.identity.fingerprint[:8]}"),
             fingerprint=one.identity.fingerprint,
             fingerprinted=one.info.ingredients(),
             weights_digest=one.info.digest,
@@ -218,10 +220,3 @@ def _finish(one: ModalityPlan, everyone: list[Utterance]) -> ModalitySummary:
     )
     summary.shards_kept = len(one.plan.done)
     return summary
-
-
-def _log(path: Path, summary: Summary) -> None:
-    """Append what this run did to the dataset's log, one line a run."""
-    line = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **summary.to_json()}
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -17,7 +17,7 @@ from extract.decoding import CLIP_SECONDS
 from extract.encoders.base import EncoderInfo, Settings
 from extract.encoders.registry import MODALITIES, resolve_encoder
 from extract.encoders.weights import Memo, find_model_folder
-from extract.features import feature_set_folder, fingerprint_of
+from extract.features import feature_set_folder, find_feature_set_folder, fingerprint_of
 from extract.plan import MediaFiles, Plan, Row, make_plan, rows_in_a_shard, text_rows
 from extract.shards import Identity
 from extract.table import Utterance, utterances
@@ -160,7 +160,7 @@ def _plan_dataset(
     )
     plans = []
     for name, info in encoders.items():
-        one = _plan_modality(request, entry, everyone, files, settings, name, info, preset)
+        one = _plan_modality(request, console, entry, everyone, files, settings, name, info, preset)
         _warn_if_absent(one, request.data_root, console)
         plans.append(one)
     return DatasetPlan(request, entry, corpus, everyone, settings, plans)
@@ -262,6 +262,7 @@ def _ensure_generated(entry: DatasetEntry, data_root: Path, console: Console) ->
 
 def _plan_modality(
     request: Request,
+    console: Console,
     entry: DatasetEntry,
     everyone: list[Utterance],
     files: MediaFiles,
@@ -275,7 +276,10 @@ def _plan_modality(
     else:
         rows = files.rows(everyone, "audio" if modality == "audio" else "video")
     fingerprint = fingerprint_of(info.ingredients())
-    folder = feature_set_folder(request.cache, entry.name, modality, info.slug, fingerprint)
+    place = (request.cache, entry.name, modality, info.slug, fingerprint)
+    folder = find_feature_set_folder(*place)
+    if folder != feature_set_folder(*place):
+        console.note(f"{entry.name}: {modality}: features of this very encoder are in {folder}")
     wanted = ROWS_PER_SHARD if entry.generator is None else ROWS_PER_SHARD_OF_A_DEMO
     plan = make_plan(
         folder,

@@ -18,6 +18,7 @@ from extract.table import write_table
 from extract.worker import peak_memory
 from pipeline.corpus import Corpus, build_table
 from pipeline.errors import PipelineError
+from pipeline.extraction_log import log_run
 from pipeline.extraction_plan import Console, Request, check_modalities
 from pipeline.importing import listed_rows
 from pipeline.manifest import DatasetEntry, load_manifest
@@ -86,7 +87,7 @@ def take_released(request: Request, console: Console) -> Summary:
         modalities=check_modalities(request.modalities),
         allow_symlinks=request.allow_symlinks,
     )
-    return Summary(
+    summary = Summary(
         dataset=entry.name,
         utterances=len(corpus.table),
         modalities=[_summary(one) for one in stored],
@@ -95,6 +96,8 @@ def take_released(request: Request, console: Console) -> Summary:
         seconds=time.monotonic() - began,
         peak_memory=peak_memory(),
     )
+    log_run(request.cache / entry.name, summary.to_json())
+    return summary
 
 
 def count_released(request: Request, console: Console) -> ReleasedFiles:

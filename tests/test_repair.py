@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from pipeline import extraction_plan
 from pipeline.cache_repair import Repaired, Wanted, repair_cache
 from pipeline.commands.cache import main as cache_main
 from pipeline.extraction import extract_dataset
+from pipeline.extraction_log import LOG_NAME
 from pipeline.extraction_plan import Console, Request, plan_dataset
 from tests.helpers_bad_input import call
 from tests.helpers_import import mmsa
@@ -69,8 +71,12 @@ def state(cache: Path) -> dict[Path, tuple[bytes, int]]:
     return {
         path.relative_to(cache): (stable(path), path.stat().st_mtime_ns)
         for path in sorted((cache / "mine").rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != LOG_NAME
     }
+
+
+def log_of(cache: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (cache / "mine" / LOG_NAME).read_text().splitlines()]
 
 
 def stable(path: Path) -> bytes:
@@ -82,9 +88,9 @@ def stable(path: Path) -> bytes:
 
 
 def test_a_sound_cache_is_left_alone(place: tuple[Path, Cluster], cache: Path) -> None:
-    before = state(cache)
+    before, log = state(cache), log_of(cache)
     assert repair(place, cache) == Repaired()
-    assert state(cache) == before
+    assert (state(cache), log_of(cache)) == (before, log)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +100,15 @@ def test_what_is_damaged_is_written_as_it_was(
     place: tuple[Path, Cluster], cache: Path, count: int | None
 ) -> None:
     before = state(cache)
-    assert len(before) == 1 + 2 + 3 * (2 + 2 * 4)  # log, table, sets of four shards
+    assert len(before) == 2 + 3 * (2 + 2 * 4)  # table, sets of four shards
     generator = random.Random(0)
-    files = [path for path in before if path.name != "extract-log.jsonl"]
+    files = list(before)
     for turn, path in enumerate(generator.choices(files, k=count) if count else files):
         (flip, truncate, delete)[turn % 3](cache / path, generator)
         repaired = repair(place, cache)
         assert repaired.left == []
         assert cache / path in repaired.mended
+        assert log_of(cache)[-1]["repair"] == repaired.to_json()
         after = state(cache)
         assert {name: content for name, (content, _) in after.items()} == {
             name: content for name, (content, _) in before.items()

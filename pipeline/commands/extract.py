@@ -259,6 +259,8 @@ def _show(summary: Summary, *, as_json: bool, quiet: bool) -> None:
                 f"{summary.dataset}: nothing to do: all of its {summary.utterances:,} utterances "
                 "that were asked for are in the cache"
             )
+            for line in _reasons(summary):
+                typer.echo(line)
         return
     from rich.console import Console as Terminal
     from rich.table import Table
@@ -278,15 +280,25 @@ def _show(summary: Summary, *, as_json: bool, quiet: bool) -> None:
         )
     terminal = Terminal(soft_wrap=True, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     terminal.print(table)
+    lines = [*_reasons(summary), *_effort(summary)]
+    terminal.print("\n".join(lines), markup=False, highlight=False)
+
+
+def _reasons(summary: Summary) -> Iterator[str]:
+    """Say what was set aside and flagged, and why."""
     for one in summary.modalities:
         for reason, count in one.reasons.items():
-            terminal.print(f"{one.modality}: absent: {count:,} x {reason}", markup=False)
+            yield f"{one.modality}: absent: {count:,} x {reason}"
         for flag, count in one.flags.items():
-            terminal.print(f"{one.modality}: flagged: {count:,} x {flag}", markup=False)
+            yield f"{one.modality}: flagged: {count:,} x {flag}"
+        if one.shards_halved:
+            yield (
+                f"{one.modality}: {one.shards_halved} shards with batches halved for lack of "
+                "memory; their rows equal those of whole batches but for rounding"
+            )
         if frames := one.counts.get("frames"):
             share = one.counts["frames_with_face"] / frames
-            terminal.print(f"{one.modality}: a face in {share:.1%} of {frames:,} frames")
-    terminal.print("\n".join(_effort(summary)), markup=False, highlight=False)
+            yield f"{one.modality}: a face in {share:.1%} of {frames:,} frames"
 
 
 def _effort(summary: Summary) -> Iterator[str]:
@@ -301,4 +313,5 @@ def _effort(summary: Summary) -> Iterator[str]:
     if phases:
         spent = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
         yield f"seconds by phase, over all workers: {spent}"
+        yield f"written: {summary.bytes_written / 1e6:,.1f} MB"
     yield f"peak memory, all processes: {summary.peak_memory / 2**30:.2f} GiB"

@@ -91,7 +91,10 @@ def _column(table: Any, name: str) -> dict[str, str]:
 
 
 def _extractions(path: Path) -> tuple[Extraction, ...]:
-    """Read the log's lines; those of other versions, and one cut off half-way, are left out."""
+    """Read the lines of runs that encoded something.
+
+    Those of other versions, and one cut off half-way, are left out.
+    """
     adapter = TypeAdapter(Extraction)
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -103,4 +106,4 @@ def _extractions(path: Path) -> tuple[Extraction, ...]:
             found.append(adapter.validate_python(json.loads(line)))
         except (ValueError, ValidationError):
             continue
-    return tuple(found)
+    return tuple(each for each in found if each.utterances_encoded)
