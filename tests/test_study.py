@@ -208,6 +208,7 @@ def test_a_killed_study_loses_no_trial(toy: Path, toy_llm: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_study_of_eight_trials_survives_kills_at_random(toy: Path, toy_llm: Path) -> None:
     file = write_study(toy, search="tpe", trials=8, seed=1, space=SPACE)
     subprocess.run(command(toy, toy_llm, file, "--experiment", "whole"), cwd=ROOT, check=True)
