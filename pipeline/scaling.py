@@ -1,9 +1,10 @@
 """Scaling: the mean and standard deviation of each feature dimension on the training split.
 
 They follow from sums over rows, and sums add up: each shard gives its own, which are remembered
-beside the shards in `moments.npz`, so that only the first fit on a feature set reads it. What a sum
-depends on (the shard's digest, the rows that train, the pooling) is its key, so that an edited
-shard or a moved row is summed anew and everything else is not. Sums are exact, never sampled.
+beside the shards in `moments.npz`: extraction sums up what it has written, so that training starts
+without reading a whole corpus first. What a sum depends on (the shard's digest, the rows that
+train, the pooling) is its key, so that an edited shard or a moved row is summed anew and nothing
+else is. Sums are exact, never sampled.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.features import FeatureSet
+from extract.errors import ExtractError
+from extract.features import FeatureSet, list_feature_sets
 from extract.files import publishing
+from extract.table import read_table
 from pipeline.pooling import pool_rows
+from pipeline.settings import TrainSettings
+from pipeline.sources import cached_table
 
 MEMORY_NAME = "moments.npz"
 REMEMBERED_BYTES = 16 * 1024**2
@@ -97,6 +103,19 @@ def moments_of(features: FeatureSet, ids: Sequence[str], pool: int = 1) -> Momen
         _remember(features.folder, used, known)
     nothing = Moments(0, np.zeros(features.dim), np.zeros(features.dim))
     return sum(used.values(), start=nothing)
+
+
+def remember_sums(cache: Path, dataset: str) -> None:
+    """Sum up the training split of a cached dataset, pooled as training does unless told otherwise.
+
+    A shard that cannot be read is none of this function's business: whoever trains is told.
+    """
+    table = read_table(cached_table(cache, dataset))
+    train = table.loc[table["split"] == "train", "id"].tolist()
+    pool = TrainSettings().pool
+    with suppress(ExtractError):
+        for each in list_feature_sets(cache, dataset):
+            moments_of(each, train, pool.get(each.modality, 1))
 
 
 def write_scaling(scaling: Mapping[str, Scaling], path: Path) -> None:
