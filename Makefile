@@ -7,7 +7,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint slow clean
+# Where the benchmark data lies, and a real text encoder: `make bench-meld DATA=... ENCODER=...`.
+DATA ?= data
+ENCODER ?= all-MiniLM-L6-v2
+WORK ?= bench
+
+.PHONY: demo test lint slow clean bench-meld bench-mosi bench-emodb bench-text
 
 demo: $(VENV)/installed
 	$(BIN)/egmf-extract --dataset demo
@@ -23,6 +28,12 @@ test: $(VENV)/installed-dev
 
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+bench-meld bench-mosi bench-text: bench-%: $(VENV)/installed
+	$(BIN)/python benchmarks/$*.py --data $(DATA) --text-encoder $(ENCODER) --work $(WORK)
+
+bench-emodb: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/emodb.py --data $(DATA) --work $(WORK)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
