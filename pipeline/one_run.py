@@ -100,7 +100,7 @@ def write_result(
     transfer = {}
     if request.folds is None:
         transfer = judge_transfer(
-            model, material, request, metrics["temperatures"], bench.say, leave_out=partners
+            model, material, request, metrics["temperatures"], folder, bench.say, leave_out=partners
         )
     evaluating = {"evaluate": time.monotonic() - started}
     result = {

@@ -3,7 +3,7 @@
     runs/{dataset}/{experiment}/seed-{n}/
         config.yaml  environment.json  log.jsonl  features.json  scaling.json
         calibration.json
-        checkpoint/  best/  predictions-{valid,test}.csv  result.json
+        checkpoint/  best/  predictions-{valid,test}.csv  transfer-{dataset}.csv  result.json
         fold-{k}/                                        the same files of each fold, with --folds
     runs/joint/{A+B}/{experiment}/seed-{n}/              of several datasets (pipeline.joint)
     runs/{dataset}/{study}/                              trials on validation (pipeline.study)
@@ -94,6 +94,10 @@ class RunFolder:
     def predictions(self, split: str) -> Path:
         """Return the predictions of a split."""
         return self.path / f"predictions-{split}.csv"
+
+    def transfer(self, dataset: str) -> Path:
+        """Return the predictions about another dataset."""
+        return self.path / f"transfer-{dataset}.csv"
 
     @property
     def finished(self) -> bool:

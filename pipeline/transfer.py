@@ -17,6 +17,7 @@ import pandas as pd
 
 from extract.errors import ExtractError
 from extract.features import FeatureSet, list_feature_sets
+from extract.files import publishing
 from extract.table import read_table
 from pipeline.context import find_context
 from pipeline.errors import PipelineError
@@ -29,6 +30,7 @@ from pipeline.judging import prompter_of
 from pipeline.manifest import DatasetEntry, Range, load_manifest
 from pipeline.model import Egmf
 from pipeline.request import Request
+from pipeline.runs import RunFolder
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,13 @@ def judge_transfer(
     material: Material,
     request: Request,
     temperatures: Mapping[str, float],
+    folder: RunFolder,
     say: Callable[[str], None],
     leave_out: Collection[str] = (),
 ) -> dict[str, Any]:
     """Score the model on every cached dataset that shares a task with its own, `leave_out` apart.
+
+    The predictions go to `transfer-{dataset}.csv` in the run's folder.
 
     Returns:
         By dataset: metrics, the labels asked for, theirs as ours, how many of the labelled rows
@@ -105,7 +110,10 @@ def judge_transfer(
             except (ExtractError, PipelineError) as problem:
                 problems.append(str(problem))
             else:
-                record = _judge(model, material, entry, common, sets, rows, request, temperatures)
+                place = folder.transfer(entry.name)
+                record = _judge(
+                    model, material, entry, common, sets, rows, request, temperatures, place
+                )
         if problems:
             say(f"transfer to {entry.name} left out: {'; '.join(problems)}")
             record["left_out"] = "; ".join(problems)
@@ -123,6 +131,7 @@ def _judge(
     test: Sequence[Utterance],
     request: Request,
     temperatures: Mapping[str, float],
+    place: Path,
 ) -> dict[str, Any]:
     """Score the model on another dataset's test rows; nothing where none has a known truth."""
     shared = set(common.labels.values())
@@ -147,6 +156,8 @@ def _judge(
     table = prediction_table(scored, config.gated_experts, names, decision, temperatures)
     if common.rescale is not None:
         table = _rescaled(table, *common.rescale)
+    with publishing(place) as temporary:
+        table.to_csv(temporary, index=False)
     counted = {
         task: {
             "scored": sum(row.truth(task) is not None for row in rows),

@@ -68,6 +68,8 @@ def test_the_model_meets_every_dataset_that_fits(toy: Path, toy_llm: Path) -> No
     assert (copy["mapped"], copy["rescaled"], "left_out" in copy) == ({}, False, False)
     for name in ("accuracy", "weighted_f1", "mae", "corr", "n_regression"):
         assert copy[name] == pytest.approx(result["test"][name]), name
+    kept = pd.read_csv(folder.transfer("copy"))
+    pd.testing.assert_frame_equal(kept, pd.read_csv(folder.predictions("test")))
     wider = result["transfer"]["wider"]
     assert wider["labels"] == ["anger", "joy"]
     assert wider["n_classification"] == 12
@@ -106,6 +108,11 @@ def test_the_manifest_maps_labels_and_ranges(toy: Path, toy_llm: Path) -> None:
     assert found["accuracy"] == pytest.approx(result["test"]["accuracy"])
     assert found["rescaled"] is True
     assert found["mae"] == pytest.approx(3 * result["test"]["mae"], rel=1e-5)
+    numbers = pd.read_csv(toy / "runs/toy/egmf/seed-1/transfer-far.csv").query(
+        "task == 'regression'"
+    )
+    errors = (numbers["truth"].astype(float) - numbers["prediction"].astype(float)).abs()
+    assert errors.mean() == pytest.approx(found["mae"], abs=1e-6)
 
 
 def test_labels_of_the_field_are_mapped() -> None:
