@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from extract.engine import Cluster
-from extract.features import list_feature_sets
+from extract.features import list_feature_sets, open_feature_set
 from extract.table import read_table
 from pipeline import extraction_plan
-from pipeline.extraction import extract_dataset
-from pipeline.extraction_plan import Console, Request, plan_dataset
+from pipeline.extraction import describe_planned, extract_dataset
+from pipeline.extraction_plan import Console, ModalityPlan, Request, plan_dataset
+from tests.helpers_cache import pretend
+from tests.helpers_extract import make_model
 from tests.helpers_media import grey, tone, write_clip
 
 MANIFEST = """
@@ -208,3 +210,32 @@ def test_a_change_encodes_its_own_shards_only(
             row["label"],
             row["text"],
         ]
+
+
+def test_a_model_by_another_name_finds_its_features(tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    write_clip(tmp_path / "0.mp4", sound=tone(0.6))
+    (tmp_path / "mine.yaml").write_text(MANIFEST)
+    (tmp_path / "table.csv").write_text("id,split,label,media\nu0,train,sad,0.mp4\n")
+    said: list[str] = []
+
+    def plan(model: Path) -> ModalityPlan:
+        request = Request(
+            "mine", tmp_path / "cache", tmp_path, tmp_path / "mine.yaml",
+            specs={"audio": f"whisper:{model}"}, modalities=("audio",),
+        )  # fmt: skip
+        return plan_dataset(request, Console(said.append, no_progress)).modalities[0]
+
+    first = plan(model)
+    pretend(first)
+    renamed = plan(model.rename(model.with_name("other.pt")))
+    assert renamed.info.slug == "other"
+    assert renamed.folder == first.folder
+    assert (renamed.plan.todo, renamed.plan.rows_done()) == ((), 1)
+    assert said == [f"mine: audio: features of this very encoder are in {first.folder}"]
+    shutil.rmtree(first.folder)  # as --fresh does
+    describe_planned(renamed)
+    described = open_feature_set(first.folder)
+    assert f"{described.slug}-{described.fingerprint[:8]}" == first.folder.name
+    shutil.rmtree(first.folder)
+    assert plan(model.with_name("other.pt")).folder.name.startswith("other-")

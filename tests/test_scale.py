@@ -18,10 +18,9 @@ from typing import Any
 
 import pytest
 
-from extract.shards import Sidecar, shard_path, sidecar_path, write_sidecar
 from extract.table import write_table
-from pipeline.extraction import describe_planned
-from pipeline.extraction_plan import Console, ModalityPlan, Request, plan_dataset
+from pipeline.extraction_plan import Console, Request, plan_dataset
+from tests.helpers_cache import pretend
 from tests.helpers_media import grey, tone, write_clip
 from tests.test_change_without_waste import MANIFEST
 from tests.test_damage import no_progress
@@ -69,28 +68,6 @@ def write_corpus(root: Path, count: int) -> None:
             turn = [f"s{number % 50}", f"g{number // 20}", number % 20]
             writer.writerow([f"u{number:07d}", split, label, text, media, *turn])
     (root / "mine.yaml").write_text(MANIFEST)
-
-
-def pretend(one: ModalityPlan) -> None:
-    """Mark a modality's shards as done, as workers would."""
-    describe_planned(one)
-    for shard in one.plan.todo:
-        shard_path(one.folder, shard.number).write_bytes(b"12345")
-        absent = [row.absent for row in shard.rows if row.absent is not None]
-        sidecar = Sidecar(
-            dataset=one.identity.dataset,
-            modality=one.identity.modality,
-            fingerprint=one.identity.fingerprint,
-            sha256="0" * 64,
-            size=5,
-            ids=[row.id for row in shard.rows],
-            digests=[row.digest for row in shard.rows],
-            rows=[0 if row.absent else 17 for row in shard.rows],
-            quarantined=absent,
-            flags=[(row.id, "truncated") for row in shard.rows[::100]],
-            seconds={"load": 0.1, "decode": 2.3, "encode": 4.5, "write": 0.1},
-        )
-        write_sidecar(sidecar_path(one.folder, shard.number), sidecar)
 
 
 @dataclass
