@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extract.features import FeatureSet, open_feature_set
+from extract.features import FeatureSet, list_feature_sets, open_feature_set
 from extract.shards import Features as Stored
 from extract.shards import Shard
 from pipeline.ahead import ahead
@@ -25,9 +25,11 @@ from pipeline.scaling import (
     fit_scaling,
     moments_of,
     read_scaling,
+    remember_sums,
     write_scaling,
 )
-from tests.helpers_toy import write_feature_set
+from pipeline.settings import TrainSettings
+from tests.helpers_toy import DIMS, toy_table, write_feature_set, write_toy_cache
 
 IDS = tuple(f"u{number}" for number in range(6))
 COUNTS = (3, 1, 0, 5, 2, 4)
@@ -134,6 +136,18 @@ def test_only_what_changed_is_summed_again(tmp_path: Path, opened: list[str]) ->
     after = moments_of(changed, IDS)
     assert opened == ["00001.h5"]
     np.testing.assert_allclose(after.total, first.total + COUNTS[5], atol=1e-2)
+
+
+def test_extraction_leaves_nothing_for_training_to_read(tmp_path: Path, opened: list[str]) -> None:
+    write_toy_cache(tmp_path)
+    opened.clear()
+    remember_sums(tmp_path, "toy")
+    assert len(opened) == 2 * len(DIMS)
+    opened.clear()
+    sets = {each.modality: each for each in list_feature_sets(tmp_path, "toy")}
+    table = toy_table()
+    fit_scaling(sets, TrainSettings().pool, table.loc[table["split"] == "train", "id"].tolist())
+    assert opened == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", b"PK\x03\x04 cut off"])
