@@ -146,10 +146,18 @@ def write_results(
     benchmark: Benchmark, baselines: Sequence[Baseline], options: Namespace, **notes: Any
 ) -> None:
     """Score what is finished, compare it, print a table and write both forms to `results/`."""
+    found, text = score_rows(benchmark, baselines, options)
+    publish(benchmark.name, {**notes, **found}, text)
+
+
+def score_rows(
+    benchmark: Benchmark, baselines: Sequence[Baseline], options: Namespace
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what came of every finished row by task, and the same as lines of Markdown."""
     table = pd.read_parquet(options.work / "cache" / benchmark.dataset / "utterances.parquet")
     table = table.set_index("id")
-    found: dict[str, Any] = {"benchmark": benchmark.name, **notes, "environment": _environment()}
-    text = [f"# {benchmark.name}", ""]
+    found: dict[str, Any] = {}
+    text = []
     for task, metrics in benchmark.metrics.items():
         systems = {
             each.name: _baseline_scores(each, task, table)
@@ -168,10 +176,17 @@ def write_results(
             _markdown(pd.DataFrame([_shown(each) for each in rows]).fillna("")),
             "",
         ]
+    return found, text
+
+
+def publish(name: str, found: Mapping[str, Any], text: Sequence[str]) -> None:
+    """Print a benchmark's results and write them to `results/`, as JSON and as Markdown."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{benchmark.name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / f"{benchmark.name}.md").write_text("\n".join(text))
-    print("\n".join(text))
+    record = {"benchmark": name, **found, "environment": _environment()}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    page = "\n".join([f"# {name}", "", *text])
+    (RESULTS / f"{name}.md").write_text(page)
+    print(page)
 
 
 def run_scores(benchmark: Benchmark, row: Row, task: str, options: Namespace) -> Scores | None:
