@@ -98,6 +98,19 @@ def test_list_finds_every_set_of_a_dataset(tmp_path: Path) -> None:
     assert features.folder.name == f"constant-{features.fingerprint[:8]}"
 
 
+def test_no_more_shards_are_open_than_files_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extract.features.MAX_OPEN", 2)
+    reader = make_set(tmp_path, [{"a": 1}, {"b": 2}, {"c": 3}]).reader()
+    for name, rows in (("a", 1), ("b", 2), ("a", 1), ("c", 3), ("a", 1), ("b", 2)):
+        np.testing.assert_array_equal(reader.value(name), np.full((rows, 4), rows))
+    assert list(reader._open) == [0, 1]  # the one used least recently was closed
+    assert reader.value("c").dtype == np.float16
+    reader.close()
+    assert len(reader.value("b")) == 2
+
+
 def read_in_child(reader: object, results: "multiprocessing.Queue[list[float]]") -> None:
     results.put(reader.read("a")[0].ravel().tolist())  # type: ignore[attr-defined]
 
