@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,40 +147,51 @@ def _local_client(workers: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set(_CONFIG):
+    with dask.config.set(_CONFIG), ExitStack() as stack:
         try:
-            with _interrupts_ignored():
-                cluster = LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=0,  # a worker that is paused for its memory would hang the run
-                    dashboard_address="127.0.0.1:0",  # a free port, for this machine alone
-                    silence_logs=logging.CRITICAL,
+            with _interrupts_held():
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        memory_limit=0,  # a worker that is paused for its memory would hang the run
+                        dashboard_address="127.0.0.1:0",  # a free port, for this machine alone
+                        silence_logs=logging.CRITICAL,
+                    )
                 )
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ExtractError(
                 f"the {workers} worker processes could not be started: {error}; try --workers 1"
             ) from error
-        with cluster, Client(cluster) as client:
-            yield client
+        yield stack.enter_context(Client(cluster))
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C here and in every process started meanwhile.
+def _interrupts_held() -> Iterator[None]:
+    """Hold a Ctrl-C back until the block ends, and keep it from every process started meanwhile.
 
     A terminal sends it to workers too, which would each print a traceback; they are stopped by
-    this process, which gets it as well.
+    this process, which gets it as well. A blocked signal is inherited by threads and processes and
+    stays pending, where an ignored one would be lost.
+
+    Raises:
+        KeyboardInterrupt: one came while the block ran.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it unblocks signals in the thread that starts it
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -56,3 +56,4 @@ class ShardReport:
     seconds: dict[str, float]
     pid: int
     peak_memory: int  # bytes, of the whole worker so far
+    halvings: int = 0  # how often a batch was halved for lack of memory

@@ -81,6 +81,8 @@ class Sidecar:
     flags: list[tuple[str, str]] = field(default_factory=list)  # (id, flag)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # by id: what was counted in it
     seconds: dict[str, float] = field(default_factory=dict)
+    device: str = ""  # what the encoder ran on: `cpu`, or a GPU's name
+    halvings: int = 0  # how often a batch was halved for lack of memory
     format_version: int = FORMAT_VERSION
 
 

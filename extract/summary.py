@@ -27,6 +27,8 @@ class ModalitySummary:
     reasons: dict[str, int]  # why utterances are absent
     flags: dict[str, int]
     counts: dict[str, int] = field(default_factory=dict)  # such as frames with a face
+    devices: list[str] = field(default_factory=list)  # that the encoder ran on
+    shards_halved: int = 0  # of which a batch was halved: equal to others' rows but for rounding
     shards_written: int = 0
     shards_kept: int = 0
     utterances_encoded: int = 0
@@ -84,18 +86,22 @@ def sum_up_shards(
     reasons: Counter[str] = Counter()
     flags: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    devices: set[str] = set()
     for shard in shards:
         held = [rows for name, rows in zip(shard.ids, shard.rows, strict=True) if name in ids]
         summary.utterances += len(held)
         summary.present += sum(1 for rows in held if rows)
         summary.rows += sum(held)
         summary.megabytes += shard.size / 1e6
+        summary.shards_halved += shard.halvings > 0
+        devices.add(shard.device)
         reasons.update(one.reason for one in shard.quarantined if one.id in ids)
         flags.update(flag for name, flag in shard.flags if name in ids)
         for name, counted in shard.counts.items():
             counts.update(counted if name in ids else {})
     summary.reasons, summary.flags = dict(reasons.most_common()), dict(flags.most_common())
     summary.counts = dict(counts)
+    summary.devices = sorted(devices - {""})
     return summary
 
 

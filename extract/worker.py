@@ -44,7 +44,8 @@ class Encoded:
     """What became of rows: features by id, and what was set aside, flagged and counted.
 
     `filled` is how many units the encoder was given for each one that was meant: batches have one
-    size, so the last ones are filled up.
+    size, so the last ones are filled up. `halvings` is how often a batch was halved for lack of
+    memory: rows then agree with those of whole batches to rounding, not to the bit.
     """
 
     features: dict[str, Features]
@@ -53,6 +54,7 @@ class Encoded:
     counts: dict[str, dict[str, int]]
     seconds: dict[str, float]
     filled: float
+    halvings: int = 0
 
 
 def encode_shard(job: Job, on_row: Callable[[int], None] = lambda done: None) -> ShardReport:
@@ -82,6 +84,7 @@ def encode_shard(job: Job, on_row: Callable[[int], None] = lambda done: None) ->
         seconds=clock.seconds,
         pid=os.getpid(),
         peak_memory=peak_memory(),
+        halvings=encoded.halvings,
     )
 
 
@@ -122,7 +125,7 @@ def encode_rows(
                 batches.add(row.id, prepared)
             on_row(len(rows) - len(present) + done + 1)
         encoded.features = batches.finish()
-        encoded.filled = batches.filled()
+        encoded.filled, encoded.halvings = batches.filled(), batches.halvings
         for row in present:
             found = encoded.features.get(row.id)
             if found is not None and not np.isfinite(found.value).all():
@@ -152,6 +155,14 @@ def _encoder(job: Job) -> Encoder:
     return _loaded[key]
 
 
+def _device_name(device: str) -> str:
+    if device == "cpu":
+        return device
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
 def _store(job: Job, encoded: Encoded) -> Sidecar:
     nothing = Features(np.zeros((0, job.info.dim), job.info.stored), np.zeros(0, np.float32))
     ids = [row.id for row in job.shard.rows]
@@ -174,6 +185,8 @@ def _store(job: Job, encoded: Encoded) -> Sidecar:
             flags=encoded.flags,
             counts=encoded.counts,
             seconds={name: round(value, 4) for name, value in encoded.seconds.items()},
+            device=_device_name(job.device),
+            halvings=encoded.halvings,
         )
         write_sidecar(sidecar_path(job.folder, job.shard.number), sidecar)
     except OSError as error:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from extract.decoding import CLIP_SECONDS, ChildDecoder
+from extract.decoding import Clip as Span
 from extract.layouts.cells import read_cells
-from extract.media import MediaError, read_audio
+from extract.media import Audio, MediaError
 from extract.paths import resolve_inside
 from pipeline.errors import PipelineError
 from pipeline.prediction import Clip
@@ -102,13 +104,18 @@ def transcriber(model: str, device: torch.device) -> Callable[[Clip], Clip]:
             "here, or the transcript itself with --text or in the table"
         ) from None
 
+    decoder = ChildDecoder(CLIP_SECONDS)  # ends with this process
+
     def write(clip: Clip) -> Clip:
         if clip.text or clip.media is None:
             return clip
         try:
-            audio = read_audio(clip.media, clip.start, clip.end, max_seconds=WHISPER_SECONDS)
+            audio = decoder.decode(
+                Span("audio", clip.media, clip.start, clip.end, WHISPER_SECONDS, fps=0.0)
+            )
         except MediaError:
             return clip  # said, with its reason, when the clip's audio is encoded
+        assert isinstance(audio, Audio)
         known = clip.language if clip.language in whisper.tokenizer.LANGUAGES else None
         written = loaded.transcribe(audio.samples, language=known, fp16=device.type == "cuda")
         return replace(clip, text=str(written["text"]).strip() or None)

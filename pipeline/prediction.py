@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from extract.decoding import CLIP_SECONDS
 from extract.encoders.base import EncoderInfo, Settings
 from extract.encoders.registry import resolve_encoder
 from extract.encoders.weights import Memo
@@ -42,7 +43,7 @@ from pipeline.runs import RunFolder
 from pipeline.scaling import read_scaling
 from pipeline.settings import TrainSettings
 
-DECODING_THREADS = 2
+DECODING_THREADS = 1  # a child process decodes
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,8 @@ class TrainedRun:
             self.extraction[modality],
             self.model.device.type,
             DECODING_THREADS,
+            CLIP_SECONDS,
+            isolated=True,  # whoever asks for answers must outlive a clip that kills its decoder
         )
         encoded = encode_rows(job)
         return encoded.features, list(encoded.set_aside)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -100,6 +101,15 @@ def test_the_dashboard_has_an_address(
     assert cluster.dashboard() is None
     monkeypatch.setattr(engine, "find_spec", lambda name: name)
     assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/status", cluster.dashboard() or "")
+
+
+def test_the_dashboard_answers(undisturbed: tuple, cluster: Cluster) -> None:
+    pytest.importorskip("bokeh")
+    address = cluster.dashboard()
+    assert address is not None
+    with urlopen(address, timeout=30) as page:
+        assert page.status == 200
+        assert b"Dask" in page.read()
 
 
 def test_one_process_writes_the_same_bytes_as_two(undisturbed: tuple, place: Path) -> None:

@@ -9,9 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from extract import decoding
+from pipeline import prediction
 from pipeline.commands import extract, predict, train
 from pipeline.errors import PipelineError
 from pipeline.prediction import Clip, open_run
+from tests.helpers_media import tone, write_wav
+from tests.poison import CRASHES, HANGS
 
 MANIFEST = """
 datasets:
@@ -172,6 +176,23 @@ def test_mistakes_are_said_in_one_line(
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_clips_that_kill_or_hold_up_their_decoder_get_a_reason(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_CHILD", "tests.poison")
+    monkeypatch.setattr(prediction, "CLIP_SECONDS", 2.0)
+    names = (CRASHES, "fine.wav", HANGS)
+    opened = open_run(run_folder(mini), manifest=mini / "mini.yaml")
+    clips = [Clip(name, write_wav(tmp_path / name, tone(0.5)), language="en") for name in names]
+    found = opened.predict(clips)
+    assert [(each.id, each.reason) for each in found.set_aside["audio"]] == [
+        (CRASHES, "its decoder crashed (SIGSEGV)"),
+        (HANGS, "its decoder was not done after 2 s"),
+    ]
+    answered = found.table.groupby("id")["valid"].all()
+    assert answered.to_dict() == {CRASHES: False, "fine.wav": True, HANGS: False}
 
 
 def test_a_run_on_imported_features_refuses_clips(mini: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def units_in(budget: dict[str, float], cost: float, device: str) -> int:
     """Return how many units of some cost fit a batch's budget on a kind of device, at least one.
 
+    On a CPU a unit takes as long in any batch, and small ones need less filling up.
+
     Args:
         budget: By kind of device, in the unit of `cost`: seconds of sound, or tokens.
         cost: Of one unit.

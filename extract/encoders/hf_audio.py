@@ -41,7 +41,7 @@ BUCKET_SECONDS = (1, 2, 5, 10, 15, 30)
 _UNUSED = ("masked_spec_embed", "pooler")  # for training by masking
 _FRAME_SECONDS = 0.01  # between two frames of log-mel
 _FRAMES_JOINED = 2  # into one, unless the extractor's settings say otherwise
-_BATCH_SECONDS = {"cpu": 30.0, "cuda": 240.0}
+_BATCH_SECONDS = {"cpu": 10.0, "cuda": 240.0}
 
 
 def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> EncoderInfo:

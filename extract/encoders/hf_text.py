@@ -30,7 +30,7 @@ from extract.errors import ExtractError
 BUCKETS = (16, 32, 64, 128, 256, 512)  # tokens
 MAX_TOKENS = BUCKETS[-1]
 _COMPANIONS = ("*.json", "*.txt", "*.model")  # configuration and tokenizer
-_BATCH_TOKENS = {"cpu": 256.0, "cuda": 4096.0}
+_BATCH_TOKENS = {"cpu": 128.0, "cuda": 4096.0}
 
 
 def resolve(reference: str, spec: str, settings: Settings, memo: Memo) -> EncoderInfo:

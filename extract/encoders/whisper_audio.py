@@ -33,7 +33,7 @@ SAMPLES_PER_ROW = 320  # 10 ms hops, halved by the second convolution
 ROWS_PER_SECOND = SAMPLE_RATE / SAMPLES_PER_ROW
 BUCKET_SECONDS = (2, 5, 10, 15, 30)
 _HOPS_PER_ROW = 2
-_BATCH_SECONDS = {"cpu": 30.0, "cuda": 240.0}
+_BATCH_SECONDS = {"cpu": 10.0, "cuda": 240.0}
 _ALIASES = {"large": "large-v3", "turbo": "large-v3-turbo"}
 
 
