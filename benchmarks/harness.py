@@ -43,13 +43,17 @@ SEEDS = (1111, 2222, 3333, 4444, 5555)
 class Row:
     """An experiment of a benchmark: its name, what it adds to the common flags, its seeds.
 
-    `against` names the rows that it is compared with.
+    `against` names the rows that it is compared with. What other training left behind, such as a
+    model of another dataset judged on this one, is read and not trained: `folder` says where below
+    `runs/` its seeds lie, `file` which predictions are meant.
     """
 
     name: str
     flags: tuple[str, ...]
     seeds: tuple[int, ...] = SEEDS
     against: tuple[str, ...] = ()
+    folder: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Baseline:
 class Benchmark:
     """A data set, how it is trained on, and its rows.
 
-    `metrics` maps each task to the metrics that are printed, the first being compared.
+    `metrics` maps each task to the metrics that are printed; comparisons of the first `compared`
+    are printed too, those of the others are in the JSON file.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Benchmark:
     protocol: str = "mosi"
     split: str = "test"
     folder: str = ""
+    compared: int = 1
 
 
 @dataclass
@@ -98,6 +104,11 @@ def arguments(description: str) -> ArgumentParser:
     return parser
 
 
+def variant(name: str) -> tuple[str, ...]:
+    """Return the flags of a fusion variant with as many parameters as EGMF's fusion has."""
+    return "--fusion", name, "--set", "match_size=true"
+
+
 def command(name: str, *args: str | Path) -> None:
     """Run a command of egmf; its output goes to the terminal.
 
@@ -117,7 +128,7 @@ def train(benchmark: Benchmark, options: Namespace) -> None:
     if wanted is not None and (unknown := wanted - {row.name for row in benchmark.rows}):
         raise SystemExit(f"error: --only {', '.join(unknown)}: no such row")
     for row in benchmark.rows:
-        if wanted is not None and row.name not in wanted:
+        if row.folder or (wanted is not None and row.name not in wanted):
             continue
         seeds = [flag for seed in row.seeds[: options.seeds] for flag in ("--seed", str(seed))]
         command(
@@ -173,7 +184,7 @@ def score_rows(
         text += [
             f"## {task}",
             "",
-            _markdown(pd.DataFrame([_shown(each) for each in rows]).fillna("")),
+            _markdown(pd.DataFrame([_shown(each, benchmark.compared) for each in rows]).fillna("")),
             "",
         ]
     return found, text
@@ -193,11 +204,12 @@ def run_scores(benchmark: Benchmark, row: Row, task: str, options: Namespace) ->
     """Read the finished seeds of a row; None where none is finished or the task was not asked."""
     predictions, costs = [], []
     for seed in row.seeds[: options.seeds]:
-        folder = options.work / "runs" / (benchmark.folder or benchmark.dataset) / row.name
-        folder = folder / f"seed-{seed}"
+        own = f"{benchmark.folder or benchmark.dataset}/{row.name}"
+        folder = options.work / "runs" / (row.folder or own) / f"seed-{seed}"
         if not (folder / "result.json").is_file():
             continue
-        frame = pd.read_csv(folder / f"predictions-{benchmark.split}.csv", dtype={"id": str})
+        file = row.file or f"predictions-{benchmark.split}.csv"
+        frame = pd.read_csv(folder / file, dtype={"id": str})
         frame = frame[(frame["task"] == task) & frame["truth"].notna()].sort_values("id")
         if frame.empty:
             return None
@@ -320,22 +332,21 @@ def _resampled(
     return {key: np.stack([seed[key] for seed in each]) for key in each[0]}
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+def _shown(row: Mapping[str, Any], compared: int) -> dict[str, str]:
     cells = {"row": row["row"], "seeds": str(row["seeds"])}
     for key, mean in row["mean"].items():
         scale = 1 if key in ("mae", "corr", "r2") else 100
         digits = 3 if scale == 1 else 2
         spread = f" ± {row['sd'][key] * scale:.{digits}f}" if row["sd"] else ""
         cells[key] = f"{mean * scale:.{digits}f}{spread}"
-    compared = []
+    differences = []
     for other, metrics in row["against"].items():
-        if not metrics:
-            continue
-        key, judged = next(iter(metrics.items()))
-        scale = 1 if key in ("mae", "corr", "r2") else 100
-        difference = judged["difference"] * scale
-        compared.append(f"{other}: {difference:+.3g} (p {judged['p_value']:.3g})")
-    cells["against"] = "; ".join(compared)
+        for key, judged in list(metrics.items())[:compared]:
+            scale = 1 if key in ("mae", "corr", "r2") else 100
+            difference = judged["difference"] * scale
+            what = f" {key}" if compared > 1 else ""
+            differences.append(f"{other}:{what} {difference:+.3g} (p {judged['p_value']:.3g})")
+    cells["against"] = "; ".join(differences)
     cells["fusion parameters"] = (
         f"{row['parameters'].get('fusion', 0):,}" if "parameters" in row else ""
     )

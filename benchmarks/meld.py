@@ -23,6 +23,7 @@ from harness import (
     command,
     mean_features,
     train,
+    variant,
     write_results,
 )
 from sklearn.linear_model import LogisticRegression
@@ -43,28 +44,24 @@ BENCHMARK = Benchmark(
     dataset=DATASET,
     manifest=MANIFEST,
     flags=(
-        *("--epochs", "8", "--set", "patience=3"),
-        *("--set", "batch_size=128", "--set", "length_window=50", "--set", "eval_batch_size=256"),
+        *("--epochs", "5", "--set", "patience=3", "--set", "batch_size=64"),
+        *("--set", "length_window=50", "--set", "eval_batch_size=256"),
     ),
     metrics={"classification": ("weighted_f1", "accuracy", "macro_f1")},
     rows=(
         Row(SINGLE, (), against=(LOGISTIC, LOGISTIC_TEXT, "concat")),
         Row(WITH_CONTEXT, CONTEXT, against=(SINGLE, "concat-context")),
+        Row("concat", variant("concat"), against=(SINGLE, LOGISTIC)),
+        Row("concat-context", (*CONTEXT, *variant("concat")), TWO, against=("concat",)),
         *(
-            Row(name, ("--fusion", name, "--set", "match_size=true"), against=(SINGLE, LOGISTIC))
-            for name in ("concat", "mse-adapter", "mult", "emo-caps")
-        ),
-        Row(
-            "concat-context",
-            (*CONTEXT, "--fusion", "concat", "--set", "match_size=true"),
-            against=("concat",),
+            Row(name, variant(name), TWO, against=(SINGLE, LOGISTIC))
+            for name in ("mse-adapter", "mult", "emo-caps")
         ),
         *(
             Row(f"no-{part}", ("--ablate", part), TWO, against=(SINGLE,))
-            for part in ("local", "semantic", "global", "gate", "pseudo-tokens", "lora")
+            for part in ("local", "semantic", "global", "gate")
         ),
         Row("text-only", ("--modalities", "text"), TWO, against=(SINGLE, LOGISTIC_TEXT)),
-        Row("audio-only", ("--modalities", "audio"), TWO, against=(SINGLE,)),
     ),
 )
 

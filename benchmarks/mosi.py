@@ -23,6 +23,7 @@ from harness import (
     command,
     mean_features,
     train,
+    variant,
     write_results,
 )
 from numpy.typing import NDArray
@@ -31,17 +32,16 @@ from sklearn.preprocessing import StandardScaler
 
 MANIFEST = HERE / "manifests" / "mosi.yaml"
 LINEAR = "logistic regression / ridge"
-CONTEXT = ("--context", "30", "--context-after", "30")
-VARIANTS = ("concat", "mse-adapter", "mult", "emo-caps")
-PARTS = ("local", "semantic", "global", "gate", "pseudo-tokens", "lora")
+CONTEXT = ("--context", "10", "--context-after", "10")
+PARTS = ("local", "semantic", "global", "gate")
 TWO = (1111, 2222)
 METRICS = {
     "classification": ("accuracy", "weighted_f1"),
     "regression": ("mae", "corr", "acc7", "acc2_non0", "f1_non0"),
 }
 COMMON = (
-    *("--select", "last", "--epochs", "20", "--set", "modality_noise=0"),
-    *("--set", "batch_size=128", "--set", "eval_batch_size=256"),
+    *("--select", "last", "--epochs", "6", "--set", "dropout=0.3", "--set", "modality_noise=0"),
+    *("--set", "decision=median", "--set", "eval_batch_size=256"),
 )
 NOISE = ("--set", "feature_noise={text: 0.95, visual: 3.0}")
 HONEST_TEXT_NOISE = ("--set", "feature_noise={visual: 3.0}")
@@ -56,18 +56,17 @@ BENCHMARK = Benchmark(
     rows=(
         Row(SINGLE, (), against=(LINEAR, "concat")),
         Row(IN_CONTEXT, CONTEXT, against=(SINGLE, LINEAR, "concat-context")),
+        Row("concat", variant("concat"), against=(SINGLE,)),
+        Row("concat-context", (*CONTEXT, *variant("concat")), against=(IN_CONTEXT,)),
         *(
-            Row(name, ("--fusion", name, "--set", "match_size=true"), TWO, against=(SINGLE,))
-            for name in VARIANTS[1:]
+            Row(f"{name}-context", (*CONTEXT, *variant(name)), TWO, against=(IN_CONTEXT,))
+            for name in ("mse-adapter", "mult", "emo-caps")
         ),
-        Row("concat", ("--fusion", "concat", "--set", "match_size=true"), against=(SINGLE,)),
-        *(
-            Row(
-                f"{name}-context",
-                (*CONTEXT, "--fusion", name, "--set", "match_size=true"),
-                against=(IN_CONTEXT,),
-            )
-            for name in VARIANTS
+        Row(
+            "emo-caps-pretrained-context",
+            (*CONTEXT, *variant("emo-caps"), "--set", "pretrain_epochs=10"),
+            TWO,
+            against=("emo-caps-context",),
         ),
         *(
             Row(f"no-{part}-context", (*CONTEXT, "--ablate", part), TWO, against=(IN_CONTEXT,))
@@ -88,7 +87,7 @@ TOKENS = Benchmark(
     rows=(
         Row(SINGLE, (), against=("concat",)),
         Row(IN_CONTEXT, CONTEXT, against=(SINGLE,)),
-        Row("concat", ("--fusion", "concat", "--set", "match_size=true")),
+        Row("concat", variant("concat")),
     ),
 )
 
