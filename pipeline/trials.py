@@ -123,6 +123,6 @@ def _spent(folder: Path) -> float:
     """Return the seconds that a trial had trained for, as far as its logs say."""
     total = 0.0
     for log in folder.glob("seed-*/log.jsonl"):
-        lines = log.read_text(encoding="utf-8").splitlines()
-        total += json.loads(lines[-1])["seconds"] if lines else 0.0
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        total += max((each.get("seconds", 0.0) for each in lines), default=0.0)
     return total

@@ -101,7 +101,7 @@ def both(toy: Path) -> Path:
 
 
 def requests(both: Path, llm: Path, **changes: Any) -> list[Request]:
-    settings = TrainSettings(**{**SETTINGS.model_dump(), "epochs": 3})
+    settings = TrainSettings(**{**SETTINGS.model_dump(), "epochs": 2})
     wanted = {"settings": settings, **changes}
     return [request(both, llm, dataset=name, **wanted) for name in ("toy", "deux")]
 
@@ -123,7 +123,7 @@ def dying(stop_after: int) -> Callable[..., Any]:
 
 
 def test_one_model_is_scored_on_every_dataset(both: Path, toy_llm: Path) -> None:
-    longer = TrainSettings(**{**SETTINGS.model_dump(), "epochs": 8})
+    longer = TrainSettings(**{**SETTINGS.model_dump(), "epochs": 5})
     wanted = requests(both, toy_llm, settings=longer)
     folders = run_joint(wanted, no_progress, lambda line: None)
     assert [each.path.relative_to(both / "runs").as_posix() for each in folders] == [
@@ -168,7 +168,7 @@ def test_a_killed_joint_run_resumes_to_the_same_weights(both: Path, toy_llm: Pat
         requests(both, toy_llm, experiment="undisturbed"), no_progress, lambda line: None
     )
     with pytest.raises(Killed):
-        run_joint(requests(both, toy_llm), dying(8), lambda line: None)
+        run_joint(requests(both, toy_llm), dying(7), lambda line: None)
     with pytest.raises(PipelineError, match="unfinished run; go on with --resume"):
         run_joint(requests(both, toy_llm), no_progress, lambda line: None)
     found = run_joint(requests(both, toy_llm, resume=True), no_progress, lambda line: None)

@@ -144,9 +144,15 @@ def test_what_a_file_gets_wrong_is_said(toy: Path, toy_llm: Path) -> None:
     ):
         with pytest.raises(PipelineError, match=message):
             read_study(write_study(toy, **fields))
-    file = write_study(toy, search="grid", space={"fusion": ["concatt"], "epochs": [1]})
-    (failed,) = study(toy, toy_llm, file).trials
-    assert "did you mean 'concat'" in (failed.reason or "")
+    file = write_study(toy, search="grid", space={"fusion": ["concatt", "egmf"], "clip": ["1e-3"]})
+    wild = {"fusion_lr": 1e30, "lora_lr": 1e30, "warmup": 0.0, "max_skipped": 2}
+    settings = TrainSettings(**{**SETTINGS.model_dump(), **wild})
+    failed = study(toy, toy_llm, file, settings=settings)
+    reasons = [each.reason or "" for each in failed.trials]
+    assert "did you mean 'concat'" in reasons[0]
+    assert "was not finite in 2 steps in a row" in reasons[1]
+    assert failed.best is None
+    assert not failed.best_file.exists()
     other = write_study(toy, search="grid", space={"epochs": [1]})
     with pytest.raises(PipelineError, match="holds another study"):
         study(toy, toy_llm, other)
