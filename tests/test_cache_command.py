@@ -7,13 +7,16 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from extract.features import list_feature_sets
+from extract.files import sha256_of
 from extract.sealed import publish_sealed, read_sealed
 from pipeline.commands import cache as command
 from tests.helpers_import import mmsa, write_corpus
@@ -217,6 +220,39 @@ def test_every_damaged_file_is_named(
     assert [Path(one["file"]).name for one in found] == [named]
     out, _ = egmf_cache("verify", code=1)
     assert f"{named}: " in out
+
+
+def change_shard(path: Path, change: Callable[[h5py.File], None]) -> None:
+    """Change a shard and its sidecar's digest, as no damage but a wrong program would."""
+    with h5py.File(path, "r+") as file:
+        change(file)
+    sidecar = path.with_suffix(".json")
+    change_field(sidecar, sha256=sha256_of(path), size=path.stat().st_size)
+
+
+def not_a_number(file: h5py.File) -> None:
+    file["value"][1, 1] = np.nan
+
+
+def a_row_less(file: h5py.File) -> None:
+    for name in ("value", "time"):
+        file[name].resize(len(file[name]) - 1, axis=0)
+
+
+def a_time_less(file: h5py.File) -> None:
+    file["time"].resize(len(file["time"]) - 1, axis=0)
+
+
+@pytest.mark.parametrize("change", [not_a_number, a_row_less, a_time_less])
+def test_values_and_row_counts_are_looked_at(
+    egmf_cache: Typed, place: Path, change: Callable[[h5py.File], None]
+) -> None:
+    egmf_cache(*IMPORT, "--modality", "audio")
+    [audio] = (place / "cache" / "mine" / "audio").iterdir()
+    change_shard(audio / "00001.h5", change)
+    [found] = egmf_cache.json("verify", code=1)["damaged"]
+    assert Path(found["file"]).name == "00001.h5"
+    assert ("not finite" in found["problem"]) == (change is not_a_number)
 
 
 def test_a_shard_of_another_dim_or_type_is_damage(egmf_cache: Typed, place: Path) -> None:
