@@ -3,6 +3,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,11 @@ def run(
     return int(ended.value.code or 0), captured.out, captured.err
 
 
+def log_of(dataset: Path) -> list[dict[str, Any]]:
+    lines = (dataset / "extract-log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def test_from_clips_to_features(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +142,10 @@ def test_from_clips_to_features(
     assert sets["audio"].lengths()["u5"] == 100  # cut to two seconds
     quarantined = sets["audio"].quarantine()
     assert ("u1", "train", "clips/1.mp4", "open", "no audio stream") in quarantined
-    assert len((place / "cache" / "mine" / "extract-log.jsonl").read_text().splitlines()) == 1
+    shards = (place / "cache" / "mine").rglob("*.h5")
+    assert summary["bytes_written"] == sum(path.stat().st_size for path in shards)
+    [line] = log_of(place / "cache" / "mine")
+    assert {name: line[name] for name in summary} == summary
 
 
 def test_second_run_does_nothing_and_starts_nothing(
@@ -147,6 +156,9 @@ def test_second_run_does_nothing_and_starts_nothing(
     code, out, _ = run(place, monkeypatch, capsys)
     assert time.monotonic() - before < 5
     assert (code, "nothing to do" in out) == (0, True)
+    assert "audio: absent: 1 x no such file" in out
+    line = log_of(place / "cache" / "mine")[-1]
+    assert (line["utterances_encoded"], line["bytes_written"]) == (0, 0)
     table = read_table(place / "cache" / "mine" / "utterances.parquet")
     assert table["split"][0] == "test"
     assert table["label"][1] == "glad"
@@ -248,6 +260,7 @@ def test_released_features_are_taken_by_extraction(
     [text] = summary["modalities"]
     assert (text["encoder"], text["present"], text["rows"]) == ("released", 5, 15)
     assert (summary["utterances_encoded"], text["reasons"]) == (6, {"no such file": 1})
+    assert log_of(place / "cache" / "cherma")[-1]["utterances_encoded"] == 6
     [features] = list_feature_sets(place / "cache", "cherma")
     assert (features.encoder, features.dim) == ("released", 5)
     code, out, _ = run(place, monkeypatch, capsys, *options)
