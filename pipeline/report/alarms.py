@@ -1,5 +1,6 @@
 """Say loudly what a table of means would hide: collapse, mixtures, figures that do not add up."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.report.experiments import (
 )
 from pipeline.report.load import Metrics, Run, Task
 from pipeline.report.protocols import BASELINES, family
+from pipeline.report.wording import sentence
 
 _SAME = 1e-9
 _CONSTANT = 1e-6
@@ -34,6 +36,7 @@ def alarms(experiments: Sequence[Experiment]) -> list[str]:
             f"The experiments were scored on {len(tables)} different versions of the labels: "
             "compare rows with the same label fingerprint alone."
         )
+    found += _other_rows(experiments)
     for experiment in experiments:
         for run in experiment.runs:
             found += [f"{run.experiment}, seed {run.result.seed}: {one}" for one in _problems(run)]
@@ -119,9 +122,29 @@ def _mixed_versions(experiments: Sequence[Experiment]) -> list[str]:
     return found
 
 
+def _other_rows(experiments: Sequence[Experiment]) -> list[str]:
+    """Say which experiments of one protocol were scored on more or fewer utterances than most."""
+    found = []
+    for task in dict.fromkeys(task for each in experiments for task in each.result.task):
+        for folds in dict.fromkeys(each.folds for each in experiments):
+            sizes = {
+                each.name: int(max(each.values(f"n_{task}"), default=0))
+                for each in experiments
+                if each.folds == folds and task in each.result.task
+            }
+            usual, _ = Counter(sizes.values()).most_common(1)[0] if sizes else (0, 0)
+            found += [
+                f"{name} was scored on {size:,} utterances in {task}, the others on {usual:,}: "
+                "their scores are not of the same test split."
+                for name, size in sizes.items()
+                if size != usual
+            ]
+    return found
+
+
 def _problems(run: Run) -> list[str]:
     """Return the alarms that training raised, collapse unless it did, and contradictions."""
-    own = [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in run.result.alarms if text]
+    own = [sentence(text) for text in run.result.alarms if text]
     collapsed = any(text.startswith("Collapsed") for text in own)
     return [*own, *([] if collapsed else collapse(run)), *disagreement(run)]
 

@@ -41,7 +41,7 @@ def cost_table(dataset: str, experiments: Sequence[Experiment]) -> Table:
         Column("trainable_parameters", "Trainable"),
         Column("parameters", "Parameters"),
         Column("epochs", "Epochs"),
-        Column("seconds", "Time a seed"),
+        Column("seconds", "Time per run"),
         Column("utterances_per_second", "Utterances/s"),
         Column("peak_memory_bytes", "Peak memory"),
     )
@@ -50,7 +50,11 @@ def cost_table(dataset: str, experiments: Sequence[Experiment]) -> Table:
         "Training and evaluation",
         columns,
         tuple(rows),
-        notes=("Utterances/s: while training, an epoch's evaluation included.",),
+        notes=(
+            "Mean over runs, the largest for memory. Time: loading, training and evaluation. "
+            "Utterances/s: while training, an epoch's evaluation included. Peak memory: of the "
+            "GPU where there was one, else of the whole process.",
+        ),
     )
 
 
@@ -89,7 +93,10 @@ def extraction_table(dataset: str, extractions: Sequence[Extraction]) -> Table |
         "Extraction",
         columns,
         tuple(rows),
-        notes=("An item is one modality of one utterance.",),
+        notes=(
+            "An item is one modality of one utterance. Peak memory: of all worker processes "
+            "together.",
+        ),
     )
 
 

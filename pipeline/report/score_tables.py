@@ -54,10 +54,12 @@ def main_table(
         )
     compared = (Column("p_value", f"p, {headline.title}"),) if verdicts else ()
     key, title = BASELINES[task]
-    for scores in _distinct(each.result.baselines.get(key) for each in experiments):
+    trivial = _distinct(each.result.baselines.get(key) for each in experiments)
+    for scores in trivial:
         cells = _plain_cells(scores, metrics)
         blank = (Cell(""),) * (len(compared) + 3)
-        rows.append(Row((text_cell(title), *cells, *blank), baseline=True))
+        name = f"{title}, n = {scores.get(f'n_{task}', '–')}" if len(trivial) > 1 else title
+        rows.append(Row((text_cell(name), *cells, *blank), baseline=True))
     return Table(
         f"{dataset}-{task}",
         f"{'Emotion classification' if task == 'classification' else 'Sentiment'}, "

@@ -53,6 +53,7 @@ from pipeline.report.study_tables import (
 )
 from pipeline.report.tables import Table
 from pipeline.report.transfer import transfer_tables
+from pipeline.report.wording import sentence
 
 WATERMARK = "random weights: figures show that the pipeline works, not what the method reaches"
 
@@ -184,7 +185,7 @@ def make_section(number: int, runs: Sequence[Run], cache: Path | None, *, draw: 
             make_card(task, lead, by_score(shown, lead.headline(task)), ceilings, resampler)
             for task in tasks
         ),
-        tuple([WATERMARK[0].upper() + WATERMARK[1:] + ".", *notes] if random_weights else notes),
+        tuple([sentence(WATERMARK), *notes] if random_weights else notes),
         tuple(environment_notes(lead, grouped)),
     )
 
@@ -201,6 +202,7 @@ def transfer_section(runs: Iterable[Run]) -> list[Section]:
     every = [each for experiments in by_dataset.values() for each in experiments]
     random_weights = any(each.result.random_weights for each in every)
     part = Part("Transfer between corpora", tables)
+    known = provenance(every)
     names = ", ".join(by_dataset)
     return [
         Section(
@@ -209,9 +211,9 @@ def transfer_section(runs: Iterable[Run]) -> list[Section]:
             "Transfer",
             f"trained on {names}, tested on every corpus in the cache that shares a task",
             random_weights,
-            provenance(every),
+            known,
             (part,),
-            notes=(WATERMARK[0].upper() + WATERMARK[1:] + ".",) if random_weights else (),
+            notes=(sentence(WATERMARK), known) if random_weights else (known,),
         )
     ]
 

@@ -134,7 +134,7 @@ def _notes(task: Task, way: str, record: TransferRecord, experiment: Experiment)
         elif record.rescaled:
             text += ", predictions rescaled to its range"
         yield f"{text}."
-    if record.left_out:
+    if record.left_out and task in experiment.result.task:
         yield f"{way}: {record.left_out}."
 
 

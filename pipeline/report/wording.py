@@ -29,6 +29,11 @@ def visible(text: str) -> str:
     return _PILED.sub(r"\1", shown)
 
 
+def sentence(text: str) -> str:
+    """Return a clause as a sentence."""
+    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+
+
 def plain(text: str, most: int = MOST_CHARACTERS) -> str:
     """Return one line of visible text, cut to `most` characters of the original; it says so."""
     line = " ".join(text[: 2 * most].split())

@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 from pipeline.report.figures import Drawing
 from pipeline.report.load import SkippedRun
-from pipeline.report.sections import Section
+from pipeline.report.sections import WATERMARK, Section
 from pipeline.report.tables import Cell, Row, Table
-from pipeline.report.wording import visible
+from pipeline.report.wording import sentence, visible
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -38,7 +38,11 @@ _LATEX = {
     "”": "''",
 }
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#|~$])")
-_PARAGRAPH = r">{\raggedright\arraybackslash}p{3.2cm}"
+_WIDE = 7
+"""A LaTeX table of more columns than this is set wide."""
+_LONG = 24
+"""A LaTeX column with a text of more characters than this is set as paragraphs."""
+_PARAGRAPH = r">{\raggedright\arraybackslash}p{3cm}"
 
 
 def csv_text(table: Table) -> str:
@@ -64,20 +68,17 @@ def csv_text(table: Table) -> str:
 def latex_text(table: Table, caption: str, notes: Sequence[str]) -> str:
     r"""Return a `table` float with its notes below; it needs booktabs, array and graphicx.
 
-    A table wider than the line is shrunk to it. Where several columns hold text, all but the first
-    are paragraphs, so that a long note on a protocol wraps. Intervals stand in a smaller line below
+    One of many columns is a `table*`, which takes both columns of a page that has two, and one
+    wider than the line is shrunk to it. Long texts wrap. Intervals stand in a smaller line below
     their figures. Text is the cell's exact value: the words that the page adds in other scripts
     need fonts that not every LaTeX has.
     """
-    texts = [column for column in table.columns if not column.numeric]
-    wide = len(texts) > 2
-    layout = "".join(
-        "r" if column.numeric else _PARAGRAPH if wide and number else "l"
-        for number, column in enumerate(table.columns)
-    )
+    wide = len(table.columns) > _WIDE
+    layout = "".join(_latex_column(table, number) for number in range(len(table.columns)))
+    kind = "table*" if wide else "table"
     lines = [
-        r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        rf"\begin{{{kind}}}",
+        rf"\centering\footnotesize\setlength{{\tabcolsep}}{{{3 if wide else 4}pt}}",
         rf"\caption{{{latex_escape(caption)}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
@@ -96,13 +97,17 @@ def latex_text(table: Table, caption: str, notes: Sequence[str]) -> str:
             ranges = (_latex_range(cell.range) for cell in row.cells)
             lines.append(" & ".join(ranges) + r" \\[2pt]")
     lines += [r"\bottomrule", r"\end{tabular}}"]
-    lines += [rf"\par\smallskip\raggedright {latex_escape(note)}" for note in notes]
-    return "\n".join([*lines, r"\end{table}", ""])
+    if notes:
+        lines.append(r"\par\smallskip{\scriptsize\raggedright")
+        lines += [latex_escape(note) for note in notes]
+        lines.append(r"\par}")
+    return "\n".join([*lines, rf"\end{{{kind}}}", ""])
 
 
 def latex_escape(text: str) -> str:
     """Escape what LaTeX would read as a command, and spell out the signs the report uses."""
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    parts = text.split("--")  # which LaTeX would join to a dash
+    return "-{}-".join("".join(_LATEX.get(sign, sign) for sign in part) for part in parts)
 
 
 def figure_path(section: Section, drawing: Drawing) -> str:
@@ -134,6 +139,7 @@ def markdown_text(sections: Sequence[Section], skipped: Sequence[SkippedRun]) ->
     for section in sections:
         blocks.append(f"## {markdown_escape(section.title)}")
         blocks.append(markdown_escape(section.summary))
+        blocks += [f"**{markdown_escape(sentence(WATERMARK))}**"] if section.random_weights else []
         if section.alarms:
             blocks.append(_bullets(section.alarms, strong=True))
         for part in section.parts:
@@ -173,6 +179,14 @@ def _markdown_cell(cell: Cell) -> str:
     text = markdown_escape(cell.text)
     text = f"**{text}**" if cell.best else text
     return f"{text} ({markdown_escape(cell.range)})" if cell.range else text
+
+
+def _latex_column(table: Table, number: int) -> str:
+    """Return how a column is set: figures to the right, long texts as paragraphs."""
+    if table.columns[number].numeric:
+        return "r"
+    longest = max((len(row.cells[number].text) for row in table.rows), default=0)
+    return _PARAGRAPH if number and longest > _LONG else "l"
 
 
 def _latex_cells(table: Table, row: Row) -> Iterator[str]:
