@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from extract.encoders.base import Settings
 from extract.engine import Cluster, run_jobs
 from extract.features import (
     Description,
+    Quarantined,
     describe_feature_set,
     gather_quarantine,
     write_quarantine,
@@ -25,9 +26,9 @@ from extract.features import (
 from extract.files import remove_stale
 from extract.jobs import Job, ShardReport
 from extract.locks import writing
-from extract.shards import find_done, shard_numbers
+from extract.shards import Sidecar, find_done, shard_numbers
 from extract.summary import ModalitySummary, Summary, add_reports, sum_up_shards
-from extract.table import Utterance, write_table
+from extract.table import write_table
 from extract.worker import peak_memory
 from pipeline.errors import PipelineError
 from pipeline.extraction_log import log_run
@@ -99,10 +100,11 @@ def _extract_locked(planned: DatasetPlan, cluster: Cluster, console: Console) ->
     effort = encode_planned(
         name, planned.modalities, planned.settings, cluster, console, request.clip_seconds
     )
+    splits = {each.id: each.split for each in planned.utterances}
     summary = Summary(
         dataset=name,
         utterances=len(planned.utterances),
-        modalities=[_finish(one, planned.utterances) for one in planned.modalities],
+        modalities=[_finish(one, splits) for one in planned.modalities],
         notes=list(planned.corpus.notes),
         count_mismatch=planned.corpus.count_mismatch,
         failures=effort.failures,
@@ -206,17 +208,25 @@ def describe_planned(one: ModalityPlan) -> None:
     )
 
 
-def _finish(one: ModalityPlan, everyone: list[Utterance]) -> ModalitySummary:
-    """Gather the quarantine of every finished shard, and sum them up."""
-    shards = [
-        sidecar
-        for number in shard_numbers(one.folder)
-        if (sidecar := find_done(one.folder, number, one.identity.fingerprint)) is not None
-    ]
-    splits = {each.id: each.split for each in everyone}
-    write_quarantine(one.folder, gather_quarantine(shards, splits))
+def _finish(one: ModalityPlan, splits: Mapping[str, str]) -> ModalitySummary:
+    """Gather the quarantine of every finished shard, and sum them up.
+
+    Args:
+        one: The modality.
+        splits: Each utterance's split.
+    """
+    quarantined: list[Quarantined] = []
+
+    def finished() -> Iterator[Sidecar]:
+        for number in shard_numbers(one.folder):  # one in memory at a time
+            sidecar = find_done(one.folder, number, one.identity.fingerprint)
+            if sidecar is not None:
+                quarantined.extend(gather_quarantine([sidecar], splits))
+                yield sidecar
+
     summary = sum_up_shards(
-        one.identity.modality, one.info.spec, str(one.folder), shards, splits.keys()
+        one.identity.modality, one.info.spec, str(one.folder), finished(), splits.keys()
     )
+    write_quarantine(one.folder, quarantined)
     summary.shards_kept = len(one.plan.done)
     return summary
