@@ -312,3 +312,13 @@ def test_the_card_shows_the_main_experiment_not_the_best_on_the_test_split(tmp_p
     (card,) = report.sections[0].cards
     assert card.details[0].startswith("egmf: ")
     assert card.details[-1].startswith("the best of 2: text, ")
+
+
+def test_training_on_several_corpora_is_said(tmp_path):
+    both = ["meld", "cherma"]
+    emotion_run(tmp_path / "runs", "joint", train_datasets=both, transfer={"mosi": transfer()})
+    (experiment,) = experiments_of(tmp_path / "runs")
+    assert experiment.setup.endswith("trained on meld + cherma")
+    build_report(tmp_path / "runs", tmp_path / "out", ("csv",))
+    row = table(tmp_path / "out", "transfer-classification-weighted_f1")[0]
+    assert row["trained_on"] == "meld + cherma"

@@ -67,6 +67,8 @@ class Experiment:
         if result.context or result.context_after:
             after = f" + {result.context_after} after" if result.context_after else ""
             parts.append(f"context {result.context}{after}")
+        if len(result.train_datasets) > 1:
+            parts.append(f"trained on {' + '.join(result.train_datasets)}")
         if result.train_languages:
             parts.append(f"trained on {', '.join(result.train_languages)}")
         if result.select == "last":
@@ -117,6 +119,7 @@ def setup_of(run: Run) -> dict[str, Any]:
         "split shown": result.split,
         "folds": run.fold_column,
         "languages trained on": result.train_languages,
+        "datasets trained on": result.train_datasets,
     }
 
 
@@ -128,7 +131,8 @@ def short_model(llm: str) -> str:
 def lead_experiment(experiments: Sequence[Experiment]) -> Experiment:
     """Choose the experiment whose figures are shown: the whole model on the most modalities.
 
-    Single utterances go before context, which is another protocol, and all languages before some.
+    Single utterances go before context, which is another protocol, and all of the
+    corpus alone before some of its languages or several corpora.
     """
 
     def rank(experiment: Experiment) -> tuple[Any, ...]:
@@ -138,7 +142,7 @@ def lead_experiment(experiments: Sequence[Experiment]) -> Experiment:
         signed = -np.inf if score is None else score if metric.higher_is_better else -score
         whole = result.fusion == "egmf" and not result.ablate
         single = not (result.context or result.context_after)
-        every = not result.train_languages
+        every = not result.train_languages and len(result.train_datasets) < 2
         return result.split == "test", len(result.modalities), whole, single, every, signed
 
     return max(experiments, key=rank)

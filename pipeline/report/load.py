@@ -94,6 +94,7 @@ class RunResult(_Record):
     context_after: int = 0
     select: Literal["best", "last"] = "best"
     train_languages: tuple[str, ...] = ()
+    train_datasets: tuple[str, ...] = ()
     random_weights: bool
     llm: str
     labels: tuple[str, ...]

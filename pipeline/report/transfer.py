@@ -76,8 +76,11 @@ def _matrix(
     for dataset, experiment, tested in kept:
         cells = (_cell(metric, tested.get(name), own=name == dataset) for name in columns)
         seeds = len(experiment.runs)
+        trained_on = " + ".join(experiment.result.train_datasets) or dataset
         rows.append(
-            Row((text_cell(dataset), text_cell(experiment.name), *cells, Cell(str(seeds), seeds)))
+            Row(
+                (text_cell(trained_on), text_cell(experiment.name), *cells, Cell(str(seeds), seeds))
+            )
         )
     key, title = BASELINES[task]
     trivial = [_baseline(by_dataset.get(name, ()), key, metric) for name in columns]
@@ -98,7 +101,7 @@ def _matrix(
         notes=(
             "Every column by its own corpus's protocol. Mean, with the sample standard deviation "
             "over seeds where there are several; bold: the test split of the corpus trained on. "
-            "Answers about other corpora are not kept, so there are no intervals. "
+            "No intervals are drawn here. "
             f"{title}: fitted on the tested corpus's own training split, scored on all its labels.",
             *dict.fromkeys(
                 note
