@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _TOPIC = "egmf-rows"
 _TASKS_A_WORKER = 2  # one runs, one waits, so that a worker is never idle between shards
-_CPU_THREADS = 2  # that read ahead; on a CPU the encoder needs the core itself
+_CPU_THREADS = 1  # that reads ahead; the encoder needs the core too
 _MOST_THREADS = 16
 _ANSWER_SECONDS = 20  # a scheduler that has not answered by then is not there
 _CONFIG = {
