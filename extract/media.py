@@ -164,6 +164,8 @@ def _opened(path: Path, kind: Literal["audio", "video"]) -> Iterator[_Source]:
         for stream in container.streams:
             # A cover picture in an audio file is a video stream to FFmpeg, not to us.
             if stream.type == kind and not stream.disposition & av.stream.Disposition.attached_pic:
+                if stream.codec_context is None:
+                    raise MediaError(f"{kind} of a codec that is not known", "open")
                 yield _Source(container, stream)
                 return
         raise MediaError(f"no {kind} stream", "open")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.decoding import CLIP_SECONDS, ChildDecoder, Clip
+from extract.decoding import CLIP_SECONDS, ChildDecoder, Clip, decode
 from extract.engine import Cluster
 from extract.features import list_feature_sets
 from extract.media import MediaError
@@ -20,7 +20,7 @@ from pipeline.demo.spec import DemoSpec
 from pipeline.demo.voice import SAMPLE_RATE, draw_speaker, render_voice
 from pipeline.extraction import extract_dataset
 from pipeline.extraction_plan import Console, Request, plan_dataset
-from tests.helpers_media import write_wav
+from tests.helpers_media import tone, write_wav
 from tests.test_change_without_waste import MANIFEST
 from tests.test_damage import no_progress
 
@@ -138,6 +138,15 @@ def test_damaged_media_are_encoded_or_set_aside(tmp_path: Path) -> None:
     assert 0 < ended["encoded"] < 2 * SHORT
 
 
+def test_a_codec_that_is_not_known(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", tone(0.5))
+    content = bytearray(path.read_bytes())
+    content[20:22] = b"\x77\x77"  # the format's tag
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match="audio of a codec that is not known"):
+        decode(Clip("audio", path, None, None, max_seconds=30.0, fps=4.0))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_thousand_damaged_media(tmp_path: Path) -> None:
@@ -161,6 +170,7 @@ def test_a_thousand_damaged_media(tmp_path: Path) -> None:
     for reason, count in ended.most_common():
         print(f"  {count:5d} {reason}")
     assert "no reason" not in ended
+    assert not any("Error: " in reason for reason in ended)  # a plain word for each
     assert slowest[0] < CLIP_SECONDS
     found = extract_all(tmp_path, [path for _, path in damaged][:EXTRACTED], workers=2)
     print(f"extracted by two workers: {found.most_common()}")
