@@ -94,7 +94,9 @@ def test_a_sound_cache_is_left_alone(place: tuple[Path, Cluster], cache: Path) -
 
 
 @pytest.mark.parametrize(
-    "count", [None, pytest.param(200, marks=pytest.mark.slow)], ids=["each", "long"]
+    "count",
+    [None, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
+    ids=["each", "long"],
 )
 def test_what_is_damaged_is_written_as_it_was(
     place: tuple[Path, Cluster], cache: Path, count: int | None
