@@ -23,7 +23,7 @@ from extract.encoders.base import RANDOM_MARKER
 from extract.tiny import make_audio_encoder, make_text_encoder, make_visual_encoder
 
 DATASET, MANY = "bench", "bench_many"  # `MANY` holds every clip several times
-TIMES = 4
+TIMES = 3
 MAX_SECONDS = 30.0
 WIDTH, HEIGHT, PICTURES_A_SECOND = 1280, 720, 24
 SOUND_RATE = 48_000
