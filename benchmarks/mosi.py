@@ -1,10 +1,10 @@
 """CMU-MOSI with bc-LSTM's utterance-level features and split: polarity and intensity.
 
-    python benchmarks/mosi.py --data DIR [--text-encoder DIR] [--work DIR]
+    python benchmarks/mosi.py --data DIR --text-encoder DIR [--work DIR]
 
-DIR holds `mosi_bclstm/mosi_bclstm.npz`. With a text encoder (any directory that `egmf-extract
---text hf:DIR` takes) there are rows with the transcript's tokens in place of the archive's text
-features. Protocol, and why nothing is chosen on held-out rows: benchmarks/README.md.
+DIR holds `mosi_bclstm/mosi_bclstm.npz`; the text encoder, any directory that `egmf-extract --text
+hf:DIR` takes, gives the transcript's tokens for rows of their own. Protocol, and why nothing is
+chosen on held-out rows: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -43,51 +43,43 @@ COMMON = (
     *("--select", "last", "--epochs", "6", "--set", "dropout=0.3", "--set", "modality_noise=0"),
     *("--set", "decision=median", "--set", "eval_batch_size=256"),
 )
-NOISE = ("--set", "feature_noise={text: 0.95, visual: 3.0}")
-HONEST_TEXT_NOISE = ("--set", "feature_noise={visual: 3.0}")
+THREE = ("--modalities", "text,audio,visual", "--set", "feature_noise={audio: 3.0, visual: 3.0}")
+FOUR = ("--modalities", "text,audio,visual,tokens", *THREE[2:])
+MINILM = ("--modalities", "audio,visual,tokens", *THREE[2:])
+FIRST = ("--modalities", "text,audio,visual", "--set", "feature_noise={text: 0.95, visual: 3.0}")
 
 SINGLE, IN_CONTEXT = "egmf", "egmf-context"
+WITH_TOKENS = "egmf-and-tokens-context"
 BENCHMARK = Benchmark(
     name="mosi",
     dataset="mosi_light",
     manifest=MANIFEST,
-    flags=(*COMMON, *NOISE),
+    flags=COMMON,
     metrics=METRICS,
     rows=(
-        Row(SINGLE, (), against=(LINEAR, "concat")),
-        Row(IN_CONTEXT, CONTEXT, against=(SINGLE, LINEAR, "concat-context")),
-        Row("concat", variant("concat"), against=(SINGLE,)),
-        Row("concat-context", (*CONTEXT, *variant("concat")), against=(IN_CONTEXT,)),
+        Row(SINGLE, THREE, against=(LINEAR, "concat")),
+        Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, "concat-context")),
+        Row("first-protocol-context", (*FIRST, *CONTEXT), against=(IN_CONTEXT,)),
+        Row(WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, "concat-and-tokens-context")),
+        Row("concat-and-tokens-context", (*FOUR, *CONTEXT, *variant("concat"))),
+        Row("egmf-tokens-as-text-context", (*MINILM, *CONTEXT), against=(IN_CONTEXT,)),
+        Row("concat", (*THREE, *variant("concat"))),
+        Row("concat-context", (*THREE, *CONTEXT, *variant("concat"))),
         *(
-            Row(f"{name}-context", (*CONTEXT, *variant(name)), TWO, against=(IN_CONTEXT,))
+            Row(f"{name}-context", (*THREE, *CONTEXT, *variant(name)), TWO, against=(IN_CONTEXT,))
             for name in ("mse-adapter", "mult", "emo-caps")
         ),
         Row(
             "emo-caps-pretrained-context",
-            (*CONTEXT, *variant("emo-caps"), "--set", "pretrain_epochs=10"),
+            (*THREE, *CONTEXT, *variant("emo-caps"), "--set", "pretrain_epochs=10"),
             TWO,
             against=("emo-caps-context",),
         ),
         *(
-            Row(f"no-{part}-context", (*CONTEXT, "--ablate", part), TWO, against=(IN_CONTEXT,))
+            Row(f"no-{part}-context", (*THREE, *CONTEXT, "--ablate", part), TWO, (IN_CONTEXT,))
             for part in PARTS
         ),
-        *(
-            Row(f"{name}-only-context", (*CONTEXT, "--modalities", name), TWO, (IN_CONTEXT,))
-            for name in ("text", "audio", "visual")
-        ),
-    ),
-)
-TOKENS = Benchmark(
-    name="mosi_minilm",
-    dataset="mosi_tokens",
-    manifest=MANIFEST,
-    flags=(*COMMON, *HONEST_TEXT_NOISE),
-    metrics=METRICS,
-    rows=(
-        Row(SINGLE, (), against=("concat",)),
-        Row(IN_CONTEXT, CONTEXT, against=(SINGLE,)),
-        Row("concat", variant("concat")),
+        Row("text-only-context", ("--modalities", "text", *CONTEXT), TWO, (IN_CONTEXT,)),
     ),
 )
 
@@ -95,28 +87,27 @@ TOKENS = Benchmark(
 def main() -> None:
     """Import, train, and compare with linear models on the same features."""
     parser = arguments("CMU-MOSI: polarity and intensity from bc-LSTM's features.")
-    parser.add_argument("--text-encoder", type=Path, help="a model directory")
+    parser.add_argument("--text-encoder", type=Path, required=True, help="a model directory")
     options = parser.parse_args()
-    archive = options.data / "mosi_bclstm" / "mosi_bclstm.npz"
-    cache = options.work / "cache"
-    _import(BENCHMARK, archive, options)
+    prepare(options)
     train(BENCHMARK, options)
-    write_results(BENCHMARK, [_linear(cache, BENCHMARK.dataset)], options)
-    if options.text_encoder and not options.only:
-        _import(TOKENS, archive, options, "--modality", "audio", "--modality", "visual")
-        command(
-            *("egmf-extract", "--dataset", TOKENS.dataset, "--manifest", MANIFEST),
-            *("--data-root", options.data, "--cache", cache, "--modalities", "text"),
-            *("--text", f"hf:{options.text_encoder}"),
-        )
-        train(TOKENS, options)
-        write_results(TOKENS, [], options)
+    write_results(BENCHMARK, [_linear(options.work / "cache", BENCHMARK.dataset)], options)
 
 
-def _import(benchmark: Benchmark, archive: Path, options: Namespace, *flags: str) -> None:
+def prepare(options: Namespace) -> None:
+    """Import the archive; encode the transcripts, and import their tokens as a fourth modality."""
+    cache = options.work / "cache"
+    where = ("--manifest", MANIFEST, "--data-root", options.data, "--cache", cache)
+    archive = options.data / "mosi_bclstm" / "mosi_bclstm.npz"
+    command("egmf-cache", "import", archive, "--dataset", BENCHMARK.dataset, *where)
     command(
-        *("egmf-cache", "import", archive, "--dataset", benchmark.dataset, "--manifest", MANIFEST),
-        *("--data-root", options.data, "--cache", options.work / "cache", *flags),
+        *("egmf-extract", "--dataset", "mosi_tokens", *where, "--modalities", "text"),
+        *("--text", f"hf:{options.text_encoder}"),
+    )
+    shards = sorted((cache / "mosi_tokens" / "text").glob("*/*.h5"))
+    command(
+        *("egmf-cache", "import", *shards, "--dataset", BENCHMARK.dataset, *where),
+        *("--modality", "tokens", "--name", "minilm"),
     )
 
 
