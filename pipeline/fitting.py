@@ -13,6 +13,7 @@ import torch
 
 from pipeline.checkpoints import Progress
 from pipeline.context import find_context
+from pipeline.distributed import this_process
 from pipeline.features import Features
 from pipeline.inputs import Inputs
 from pipeline.items import Utterance, questions_of
@@ -37,10 +38,11 @@ class Material:
 
 @dataclass(frozen=True)
 class Assembly:
-    """A fresh model and the datasets it is to be trained on."""
+    """A fresh model and the datasets it is to be trained on, as read and as the cache has them."""
 
     model: Egmf
     parts: tuple[Part, ...]
+    corpora: tuple[Corpus, ...]
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -51,6 +53,15 @@ class Assembly:
             "total": sum(p.numel() for p in every),
             "fusion": sum(p.numel() for p in self.model.fusion.parameters()),
         }
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the other processes need to know to train along."""
+
+    request: Request
+    corpora: tuple[Corpus, ...]
+    seed: int
 
 
 def open_material(request: Request, corpus: Corpus) -> Material:
@@ -99,7 +110,7 @@ def assemble(request: Request, materials: Sequence[Material], seed: int, bench: 
         )
         for each, own in zip(materials, outputs, strict=True)
     )
-    return Assembly(model, tuple(parts))
+    return Assembly(model, tuple(parts), tuple(each.corpus for each in materials))
 
 
 def fit(
@@ -107,6 +118,7 @@ def fit(
 ) -> tuple[Egmf, Progress]:
     """Train, or go on from the last checkpoint; returns the model with the weights to be scored."""
     settings = request.settings
+    this_process().broadcast(Job(request, assembly.corpora, seed))
     rows = [part.utterances["train"] for part in assembly.parts]
     parameters = assembly.parameters
     on = " and ".join(

@@ -12,6 +12,7 @@ import torch
 
 from extract.files import publish_json
 from pipeline.checkpoints import Progress
+from pipeline.distributed import this_process
 from pipeline.fitting import Assembly, Material, assemble, fit, open_material
 from pipeline.judging import judge_run
 from pipeline.model import Egmf
@@ -63,6 +64,7 @@ def costs(
         "epochs": done.epoch,
         "steps": done.step,
         "skipped_steps": done.skipped,
+        "processes": this_process().count,
         "seconds": {"load": loading, "train": done.seconds},
         "utterances_per_second": rows * done.epoch / max(done.seconds, 1e-9),
         "peak_memory_bytes": _peak_memory(device),

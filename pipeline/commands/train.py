@@ -182,9 +182,11 @@ def train(
     """Train EGMF on cached features and score it on validation and test."""
     from pipeline.choices import flags_in, read_choices, settings_in
     from pipeline.devices import choose_device
+    from pipeline.distributed import this_process
     from pipeline.errors import PipelineError
     from pipeline.experiment import Request, run_experiment
     from pipeline.extraction_plan import Request as ExtractionRequest
+    from pipeline.followers import dismiss, follow
     from pipeline.joint import run_joint
     from pipeline.llm import language_model_of
     from pipeline.manifest import load_manifest
@@ -205,6 +207,9 @@ def train(
         if from_cache:
             cached_table(cache, name)
     where = choose_device(device)
+    if not this_process().main:
+        follow(where)
+        return
     flags = {"epochs": epochs, "select": select and select.value}
     overrides = [*(set_ or []), *(f"{key}={each}" for key, each in flags.items() if each)]
     # A joint model has one size, whatever its datasets' own.
@@ -270,6 +275,7 @@ def train(
     else:
         runs_of = (run_experiment(request_of(name), steps, say) for name in names)
         _show([folder for folders in runs_of for folder in folders], as_json=as_json)
+    dismiss()
 
 
 def _cached_datasets(cache: Path) -> list[str]:
