@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from generate.errors import GenerateError, first_line
@@ -20,11 +21,15 @@ from generate.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """LoRA (arXiv 2106.09685) on every linear layer but the vocabulary projection."""
+    """LoRA (arXiv 2106.09685) on every linear layer but the vocabulary projection.
+
+    `kind` is plain `lora`, `dora` (arXiv 2402.09353) or `rslora` (arXiv 2312.03732).
+    """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
+    kind: Literal["lora", "dora", "rslora"] = "lora"
 
 
 class Backbone:
@@ -41,7 +46,13 @@ class Backbone:
         found: torch.device = self._bare.device
         return found
 
-    def adapt(self, lora: LoraSettings | None, adapter: Path | None = None) -> LanguageModel:
+    def adapt(
+        self,
+        lora: LoraSettings | None,
+        adapter: Path | None = None,
+        *,
+        checkpointing: bool = False,
+    ) -> LanguageModel:
         """Return the model with a fresh or a saved adapter; the one before loses its own.
 
         A fresh adapter draws from the global random state and from nothing else, so that it is the
@@ -50,6 +61,8 @@ class Backbone:
         Args:
             lora: a fresh adapter's settings, or None for the frozen model alone.
             adapter: a saved adapter to load instead of a fresh one.
+            checkpointing: in training, compute the layers again for the gradient instead of
+                keeping what they came to.
 
         Raises:
             GenerateError: the saved adapter is damaged or fits another model.
@@ -61,6 +74,11 @@ class Backbone:
             self._adapted = None
         model = self._bare
         with _peft_of_older_transformers():
+            if checkpointing:
+                # The reentrant form wants inputs with a gradient and is slower.
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            elif model.is_gradient_checkpointing:
+                model.gradient_checkpointing_disable()
             if adapter is not None:
                 model = self._adapted = _with_adapter(model, adapter)
             elif lora is not None:
@@ -70,11 +88,13 @@ class Backbone:
                         r=lora.rank,
                         lora_alpha=lora.alpha,
                         lora_dropout=lora.dropout,
+                        use_dora=lora.kind == "dora",
+                        use_rslora=lora.kind == "rslora",
                         target_modules="all-linear",
                         task_type="CAUSAL_LM",
                     ),
                 )
-        return LanguageModel(model.to(self.device), self._tokenizer)
+        return LanguageModel(_on(model, self.device), self._tokenizer)
 
 
 def load_language_model(
@@ -89,24 +109,29 @@ def load_language_model(
     return load_backbone(source, device=device, dtype=dtype).adapt(lora, adapter)
 
 
-def load_backbone(source: str, *, device: torch.device, dtype: torch.dtype) -> Backbone:
+def load_backbone(
+    source: str, *, device: torch.device, dtype: torch.dtype, load_in_4bit: bool = False
+) -> Backbone:
     """Load a model from a directory or a hub id and freeze it.
 
     Args:
         source: directory or hub id of any `AutoModelForCausalLM` that needs no remote code.
         device: where the model runs.
         dtype: of the frozen weights; adapters are kept in float32 by peft.
+        load_in_4bit: quantise the frozen weights to four bits; `dtype` is then that of the sums.
 
     Raises:
-        GenerateError: there is no such model, or the hub cannot be reached.
+        GenerateError: there is no such model, the hub cannot be reached, or four bits are wanted
+            where they cannot be had.
     """
+    quantised = _four_bits(device, dtype) if load_in_4bit else {}
     # Loading bars of a library in the middle of our own are noise.
     transformers_logging.disable_progress_bar()
     _check_directory(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="sdpa"
+            source, dtype=dtype, attn_implementation="sdpa", **quantised
         )
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise GenerateError(
@@ -122,7 +147,33 @@ def load_backbone(source: str, *, device: torch.device, dtype: torch.dtype) -> B
             f"the tokenizer of {source} knows no words: its files (tokenizer.json) are missing; "
             "save the tokenizer beside the model"
         )
-    return Backbone(model.to(device), tokenizer)
+    return Backbone(_on(model, device), tokenizer)
+
+
+def _four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what transformers needs to quantise while it loads (QLoRA, arXiv 2305.14314).
+
+    Raises:
+        GenerateError: there is no NVIDIA GPU, or no bitsandbytes.
+    """
+    if device.type != "cuda" or find_spec("bitsandbytes") is None:
+        raise GenerateError(
+            f"load_in_4bit needs an NVIDIA GPU and bitsandbytes, and this is {device.type}"
+            f"{'' if find_spec('bitsandbytes') else ' without bitsandbytes'}; pip install "
+            "bitsandbytes on a machine with a GPU, or leave load_in_4bit out"
+        )
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _on(model: Any, device: torch.device) -> Any:
+    """Move a model; a quantised one was loaded where it stays."""
+    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
 
 
 def _check_directory(source: str) -> None:
@@ -159,7 +210,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _peft_of_older_transformers() -> Iterator[None]:
-    """Hide that peft still calls a method which transformers has renamed: no user can mend it."""
+    """Hide that peft and we call a method which newer transformers rename: no user can mend it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield

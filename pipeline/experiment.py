@@ -14,7 +14,14 @@ from pipeline.one_run import train_and_score
 from pipeline.request import Bench, Request, StepProgress
 from pipeline.runs import RunFolder, prepare, run_folder
 from pipeline.settings import OF_EGMF
-from pipeline.sources import Corpus, ask_only, default_experiment, open_corpus, train_on
+from pipeline.sources import (
+    Corpus,
+    ask_only,
+    check_modality_settings,
+    default_experiment,
+    open_corpus,
+    train_on,
+)
 
 __all__ = ["Request", "run_experiment"]
 
@@ -54,7 +61,9 @@ def run_experiment(
 
 def bench_of(request: Request, progress: StepProgress, say: Callable[[str], None]) -> Bench:
     """Return what the runs of an experiment share; the language model is loaded on first use."""
-    return Bench(cache(lambda: open_backbone(request.llm.source, request.device)), progress, say)
+    llm, device, settings = request.llm.source, request.device, request.settings
+    precision = settings.dtype, settings.load_in_4bit
+    return Bench(cache(lambda: open_backbone(llm, device, *precision)), progress, say)
 
 
 def check_parts(request: Request) -> None:
@@ -85,6 +94,7 @@ def open_whole(request: Request, needed: tuple[str, ...], say: Callable[[str], N
         PipelineError: the cache lacks something, or nothing has the context asked for.
     """
     corpus = open_corpus(request.source, needed, say)
+    check_modality_settings(request.settings, corpus.sets)
     if request.tasks:
         corpus = ask_only(corpus, request.tasks)
     if any(request.context) and not _has_turns(corpus):

@@ -16,14 +16,14 @@ from pathlib import Path
 from extract.decoding import CLIP_SECONDS
 from extract.encoders.base import EncoderInfo, Settings
 from extract.encoders.registry import MODALITIES, resolve_encoder
-from extract.encoders.weights import Memo, find_model_folder
+from extract.encoders.weights import Memo
 from extract.features import feature_set_folder, find_feature_set_folder, fingerprint_of
 from extract.plan import MediaFiles, Plan, Row, make_plan, rows_in_a_shard, text_rows
 from extract.shards import Identity
 from extract.table import Utterance, utterances
 from pipeline.corpus import Corpus, build_table
 from pipeline.errors import PipelineError
-from pipeline.llm import language_model_of
+from pipeline.llm import find_llm, language_model_of
 from pipeline.manifest import DatasetEntry, load_manifest, nearest
 from pipeline.presets import encoder_specs
 
@@ -185,10 +185,8 @@ def fetch_models(request: Request) -> dict[str, str]:
         request.cache,
         Settings(max_seconds=entry.max_seconds, dtype=request.dtype),
     )
-    llm = language_model_of(preset, None, request.cache).source
-    patterns = ["*.json", "*.txt", "*.safetensors"]
-    folder = find_model_folder(llm, f"language model {llm}", patterns, "config.json")
-    return {**{name: info.location for name, info in infos.items()}, "llm": str(folder)}
+    llm = find_llm(language_model_of(preset, None, request.cache).source)
+    return {**{name: info.location for name, info in infos.items()}, "llm": llm}
 
 
 def check_modalities(names: Sequence[str]) -> tuple[str, ...]:

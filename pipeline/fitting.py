@@ -15,6 +15,7 @@ from pipeline.checkpoints import Progress
 from pipeline.context import find_context
 from pipeline.distributed import this_process
 from pipeline.features import Features
+from pipeline.forecast import forecast
 from pipeline.inputs import Inputs
 from pipeline.items import Utterance, questions_of
 from pipeline.judging import prompter_of
@@ -118,18 +119,19 @@ def fit(
 ) -> tuple[Egmf, Progress]:
     """Train, or go on from the last checkpoint; returns the model with the weights to be scored."""
     settings = request.settings
-    this_process().broadcast(Job(request, assembly.corpora, seed))
     rows = [part.utterances["train"] for part in assembly.parts]
+    steps = steps_an_epoch(rows, settings)
     parameters = assembly.parameters
     on = " and ".join(
         f"{len(part.utterances['train']):,} utterances of {part.name}" for part in assembly.parts
     )
+    expected = forecast(assembly.model, assembly.parts, settings, seed)
     bench.say(
         f"{folder.path}: {parameters['trainable']:,} of {parameters['total']:,} parameters train, "
-        f"on {on} ({', '.join(assembly.parts[0].inputs.features.sets)})"
+        f"on {on} ({', '.join(assembly.parts[0].inputs.features.sets)}); {expected.line(steps)}"
     )
-    steps = steps_an_epoch(rows, settings) * settings.epochs
-    with bench.progress("training", steps) as advance:
+    this_process().broadcast(Job(request, assembly.corpora, seed))
+    with bench.progress("training", steps * settings.epochs) as advance:
         done = train(
             assembly.model,
             assembly.parts,

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 
-from generate.backbone import Backbone
 from pipeline.distributed import this_process
 from pipeline.errors import PipelineError
 from pipeline.fitting import Job, assemble, open_material
@@ -26,17 +25,16 @@ def follow(device: torch.device) -> None:
     """Train along on `device` until the first process is done."""
     processes = this_process()
 
-    @cache
-    def loaded(source: str) -> Backbone:
-        return open_backbone(source, device)
-
+    loaded = cache(open_backbone)
     while True:
         job: Job | None = processes.broadcast(None)
         if job is None:
             return
         request = replace(job.request, device=device)
         materials = [open_material(request, each) for each in job.corpora]
-        bench = Bench(lambda: loaded(request.llm.source), _no_progress, _nothing)  # noqa: B023
+        precision = request.settings.dtype, request.settings.load_in_4bit
+        backbone = partial(loaded, request.llm.source, device, *precision)
+        bench = Bench(backbone, _no_progress, _nothing)
         assembly = assemble(request, materials, job.seed, bench)
         try:
             train(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 PRESET_LLMS = {"base": "Qwen/Qwen2.5-0.5B", "large": "Qwen/Qwen2.5-7B"}
 TINY_FOLDER = Path("models") / "tiny" / "llm"
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,29 @@ def language_model_of(preset: str, named: str | None, cache: Path) -> Llm:
         named = str(folder)
     source = named or PRESET_LLMS[preset]
     return Llm(source, (Path(source).expanduser() / MARKER).is_file())
+
+
+def find_llm(source: str) -> str:
+    """Return the directory of a language model, fetched from the hub unless it is there.
+
+    Raises:
+        PipelineError: the hub has no such model or cannot be reached.
+    """
+    from extract.encoders.weights import find_model_folder
+    from extract.errors import ExtractError
+    from pipeline.errors import PipelineError
+
+    folder = Path(source).expanduser()
+    if folder.exists() or source.startswith((".", "~", "/")) or source.count("/") > 1:
+        return source  # a directory: what is wrong with it, whoever loads it says
+    try:
+        return str(find_model_folder(source, f"language model {source}", _FILES, "config.json"))
+    except ExtractError as error:
+        cause, _, _ = str(error).rpartition("; ")
+        raise PipelineError(
+            f"{cause or error}; name a directory with --llm, or run egmf-extract --fetch-only "
+            "where there is a network, and copy the hub's cache from there"
+        ) from error
 
 
 def _tiny_texts() -> Iterator[str]:

@@ -24,6 +24,7 @@ from generate.backbone import Backbone, LoraSettings, load_backbone
 from generate.errors import first_line
 from generate.language_model import LanguageModel
 from pipeline.errors import PipelineError
+from pipeline.llm import find_llm
 from pipeline.settings import TrainSettings
 
 MODEL_FILE = "model.json"
@@ -67,14 +68,19 @@ class Egmf(nn.Module):
         }
 
 
-def open_backbone(llm: str, device: torch.device) -> Backbone:
-    """Load a language model, a directory or hub id, in the precision that suits the device.
+def open_backbone(
+    llm: str, device: torch.device, dtype: str = "auto", load_in_4bit: bool = False
+) -> Backbone:
+    """Load a language model, a directory or hub id; see `pipeline.settings` for its precision.
 
     Raises:
+        PipelineError: there is no such model, or the hub cannot be reached.
         GenerateError: it cannot be loaded.
     """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return load_backbone(llm, device=device, dtype=dtype)
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    precision = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
+    return load_backbone(find_llm(llm), device=device, dtype=precision, load_in_4bit=load_in_4bit)
 
 
 def build_model(
@@ -98,8 +104,12 @@ def build_model(
         ablate: parts to leave out; see `pipeline.settings.ABLATIONS`.
         reach: largest distance of a context turn, 0 for none.
     """
-    lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
-    language = backbone.adapt(None if "lora" in ablate else lora)
+    lora = LoraSettings(
+        settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_kind
+    )
+    language = backbone.adapt(
+        None if "lora" in ablate else lora, checkpointing=settings.gradient_checkpointing
+    )
     config = FusionConfig(
         inputs=dict(inputs),
         embedding_dim=language.embedding_dim,

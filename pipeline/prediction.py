@@ -226,11 +226,13 @@ def open_run(
         for modality, made_with in folder.read_features().items()
     }
     where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained_with = TrainSettings(**config["settings"])
+    precision = trained_with.dtype, trained_with.load_in_4bit
     return TrainedRun(
         entry=entry,
-        model=load_model(folder.best, open_backbone(config["llm"], where)),
+        model=load_model(folder.best, open_backbone(config["llm"], where, *precision)),
         folder=folder,
-        settings=TrainSettings(**config["settings"]),
+        settings=trained_with,
         encoders={modality: info for modality, (info, _) in found.items()},
         extraction={modality: settings for modality, (_, settings) in found.items()},
         temperatures=result["temperatures"],

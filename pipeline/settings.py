@@ -54,7 +54,15 @@ class TrainSettings(BaseModel):
         gate_temperature: Above one the gate is flatter.
         lora_rank: Rank of LoRA on every linear layer of the language model.
         lora_alpha: LoRA's scale; the update is multiplied by alpha / rank.
+        lora_kind: Plain ("lora"), with the length of every weight's rows trained by itself ("dora",
+            arXiv 2402.09353), or scaled by alpha / sqrt(rank) ("rslora", arXiv 2312.03732).
         lora_dropout: Dropout before LoRA.
+        gradient_checkpointing: Compute the language model's layers again for the gradient instead
+            of keeping what they came to: less memory, about a third more time.
+        dtype: Precision of the frozen weights; "auto" is bfloat16 on a GPU and float32 elsewhere.
+            What is trained is always float32.
+        load_in_4bit: Quantise the frozen weights to four bits (NF4, QLoRA, arXiv 2305.14314); needs
+            an NVIDIA GPU and bitsandbytes.
         pool: Rows averaged into one before the experts, by modality (1 where not named). Whisper
             writes 50 rows a second; 4 leaves 12.5.
         epochs: Passes over the training split at most.
@@ -97,6 +105,8 @@ class TrainSettings(BaseModel):
             or the model writes labels and numbers freely ("generate"), and what cannot be read is
             counted. Labels are otherwise always the most probable one.
         eval_batch_size: Utterances scored at once.
+        log_to: Also write the log for TensorBoard, into the run's folder ("tensorboard"; "auto"
+            where it is installed), for Weights & Biases ("wandb"), or for neither ("none").
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,6 +123,10 @@ class TrainSettings(BaseModel):
     lora_rank: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Share = 0.05
+    lora_kind: Literal["lora", "dora", "rslora"] = "lora"
+    gradient_checkpointing: bool = False
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    load_in_4bit: bool = False
     pool: dict[str, Positive] = {"audio": 4}
     epochs: Positive = 20
     pretrain_epochs: Annotated[int, Field(ge=0)] = 0
@@ -140,6 +154,7 @@ class TrainSettings(BaseModel):
     max_prompt_tokens: Positive = 512
     decision: Literal["expectation", "median", "argmax", "generate"] = "expectation"
     eval_batch_size: Positive = 64
+    log_to: Literal["auto", "none", "tensorboard", "wandb"] = "auto"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

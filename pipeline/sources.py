@@ -12,6 +12,7 @@ from extract.table import read_table
 from pipeline.errors import PipelineError
 from pipeline.items import Utterance, utterances_of
 from pipeline.manifest import DatasetEntry, load_manifest, nearest
+from pipeline.settings import TrainSettings
 
 MODALITY_ORDER = ("text", "audio", "visual")
 
@@ -115,6 +116,22 @@ def ask_only(corpus: Corpus, tasks: Sequence[str]) -> Corpus:
             for split, rows in corpus.utterances.items()
         },
     )
+
+
+def check_modality_settings(settings: TrainSettings, known: Iterable[str]) -> None:
+    """Check that what is set by modality names modalities: `known` ones, or the usual ones.
+
+    Raises:
+        PipelineError: one is not known.
+    """
+    names = sorted({*MODALITY_ORDER, *known})
+    for key in ("pool", "feature_noise"):
+        for name in getattr(settings, key):
+            if name not in names:
+                raise PipelineError(
+                    f"--set {key}: no modality {name!r}{nearest(name, names)}; there are: "
+                    f"{', '.join(names)}"
+                )
 
 
 def cached_table(cache: Path, dataset: str) -> Path:

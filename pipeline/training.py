@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from pipeline.pretraining import pretrain
 from pipeline.runs import RunFolder
 from pipeline.sampler import derive_seed, joint_batches, shares_of
 from pipeline.settings import TrainSettings
+from pipeline.trackers import Track, tracking
 from pipeline.validation import mean_selection, validate
 
 __all__ = ["Part", "Task", "steps_an_epoch", "train"]
@@ -76,69 +78,69 @@ def train(
     progress = share_state(processes, model, optimizer, schedule, progress)
     advance(progress.step)
     lengths = [_lengths(part) for part in parts] if settings.length_window else None
-    while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
-        started = time.monotonic()
-        epoch = progress.epoch + 1
-        torch.manual_seed(derive_seed(seed, epoch) + processes.rank)
-        model.train()
-        losses = []
-        drawn = joint_batches(
-            rows,
-            settings.batch_size,
-            seed,
-            epoch,
-            temperature=settings.joint_temperature,
-            lengths=lengths,
-            window=settings.length_window,
-        )
-        for batch in _batches(parts, drawn, settings, seed, progress.step, processes):
-            loss = _step(model, optimizer, batch, settings, processes)
-            progress.step += 1
-            if loss is None:
-                _skip(progress, folder, epoch, settings)
-            else:
-                schedule.step()
-                progress.skipped_in_a_row = 0
-                losses.append(loss)
-            advance(1)
-            if folder and loss is not None and progress.step % LOG_EVERY == 0:
-                folder.append_log(
-                    {
-                        "kind": "step",
-                        "step": progress.step,
-                        "epoch": epoch,
-                        "loss": loss,
-                        "lr": schedule.get_last_lr()[0],
-                        "seconds": progress.seconds + time.monotonic() - started,
-                    }
-                )
-        metrics = {part.name: validate(model, part, settings, processes) for part in parts}
-        value = mean_selection(parts, metrics)
-        keep = _is_kept(value, epoch, progress, settings)
-        progress.epoch = epoch
-        progress.seconds += time.monotonic() - started
-        if keep:
-            progress.best_epoch = epoch
-            progress.best_value = progress.best_value if value is None else value
-        if folder is None:
-            continue
-        mean_loss = sum(losses) / max(1, len(losses))
-        scalars = {name: _scalars(each) for name, each in metrics.items()}
-        folder.append_log(
-            {
-                "kind": "epoch",
-                "epoch": epoch,
-                "step": progress.step,
-                "train_loss": mean_loss,
-                "valid": scalars if len(parts) > 1 else scalars[parts[0].name],
-                "selection": value,
-                "best": keep,
-                "skipped": progress.skipped,
-                "seconds": progress.seconds,
-            }
-        )
-        save_checkpoint(folder, model, optimizer, schedule, progress, keep=keep)
-        say(_epoch_line(epoch, mean_loss, scalars, keep and settings.select == "best"))
+    with _logging(folder, settings, progress.step) as log:
+        while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
+            started = time.monotonic()
+            epoch = progress.epoch + 1
+            torch.manual_seed(derive_seed(seed, epoch) + processes.rank)
+            model.train()
+            losses = []
+            drawn = joint_batches(
+                rows,
+                settings.batch_size,
+                seed,
+                epoch,
+                temperature=settings.joint_temperature,
+                lengths=lengths,
+                window=settings.length_window,
+            )
+            for batch in _batches(parts, drawn, settings, seed, progress.step, processes):
+                loss = _step(model, optimizer, batch, settings, processes)
+                progress.step += 1
+                if loss is None:
+                    _skip(progress, folder, epoch, settings, log)
+                else:
+                    schedule.step()
+                    progress.skipped_in_a_row = 0
+                    losses.append(loss)
+                advance(1)
+                if loss is not None and progress.step % LOG_EVERY == 0:
+                    log(
+                        {
+                            "kind": "step",
+                            "step": progress.step,
+                            "epoch": epoch,
+                            "loss": loss,
+                            "lr": schedule.get_last_lr()[0],
+                            "seconds": progress.seconds + time.monotonic() - started,
+                        }
+                    )
+            metrics = {part.name: validate(model, part, settings, processes) for part in parts}
+            value = mean_selection(parts, metrics)
+            keep = _is_kept(value, epoch, progress, settings)
+            progress.epoch = epoch
+            progress.seconds += time.monotonic() - started
+            if keep:
+                progress.best_epoch = epoch
+                progress.best_value = progress.best_value if value is None else value
+            mean_loss = sum(losses) / max(1, len(losses))
+            scalars = {name: _scalars(each) for name, each in metrics.items()}
+            log(
+                {
+                    "kind": "epoch",
+                    "epoch": epoch,
+                    "step": progress.step,
+                    "train_loss": mean_loss,
+                    "valid": scalars if len(parts) > 1 else scalars[parts[0].name],
+                    "selection": value,
+                    "best": keep,
+                    "skipped": progress.skipped,
+                    "seconds": progress.seconds,
+                }
+            )
+            if folder:
+                save_checkpoint(folder, model, optimizer, schedule, progress, keep=keep)
+            say(_epoch_line(epoch, mean_loss, scalars, keep and settings.select == "best"))
     return progress
 
 
@@ -146,6 +148,21 @@ def steps_an_epoch(rows: Sequence[Sequence[Utterance]], settings: TrainSettings)
     """Return the number of steps of an epoch over the training rows of each dataset."""
     counts = [len(each) for each in rows]
     return sum(shares_of(counts, settings.batch_size, settings.joint_temperature))
+
+
+@contextmanager
+def _logging(folder: RunFolder | None, settings: TrainSettings, step: int) -> Iterator[Track]:
+    """Yield what writes a line to the log and shows it to the tracker; nothing without a folder."""
+    if folder is None:
+        yield lambda line: None
+        return
+    with tracking(folder, settings, step) as track:
+
+        def log(line: Mapping[str, Any]) -> None:
+            folder.append_log(line)
+            track(line)
+
+        yield log
 
 
 def _batches(
@@ -187,7 +204,11 @@ def _step(
 
 
 def _skip(
-    progress: Progress, folder: RunFolder | None, epoch: int, settings: TrainSettings
+    progress: Progress,
+    folder: RunFolder | None,
+    epoch: int,
+    settings: TrainSettings,
+    log: Track,
 ) -> None:
     """Count a step that changed nothing.
 
@@ -196,8 +217,7 @@ def _skip(
     """
     progress.skipped += 1
     progress.skipped_in_a_row += 1
-    if folder:
-        folder.append_log({"kind": "skipped", "step": progress.step, "epoch": epoch})
+    log({"kind": "skipped", "step": progress.step, "epoch": epoch})
     if progress.skipped_in_a_row >= settings.max_skipped:
         where = f"{folder.path}: " if folder else ""
         raise PipelineError(

@@ -26,7 +26,7 @@ SETTINGS = (
     "lora_dropout=0", "entropy_weight=0.01", "class_weights=balanced",
 )  # fmt: skip
 LAUNCH = {
-    "accelerate": ("accelerate.commands.launch", "--cpu", "--num_processes", "2"),
+    "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
     "torchrun": ("torch.distributed.run", "--nproc-per-node", "2"),
 }
 
@@ -67,7 +67,7 @@ def losses_of(folder: RunFolder) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "launcher", ["accelerate", pytest.param("torchrun", marks=pytest.mark.slow)]
+    "launcher", ["torchrun", pytest.param("accelerate", marks=pytest.mark.slow)]
 )
 def test_two_processes_equal_one(toy: Path, toy_llm: Path, launcher: str) -> None:
     settings = resolve_settings("tiny", SETTINGS)

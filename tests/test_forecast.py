@@ -1,0 +1,108 @@
+"""What training says before it starts, and where its log goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import PipelineError
+from pipeline.experiment import run_experiment
+from pipeline.forecast import Forecast, _Kept, _Token
+from pipeline.runs import RunFolder
+from pipeline.settings import TrainSettings
+from pipeline.trackers import scalars_of, tracking
+from tests.helpers_toy import no_progress
+from tests.test_training import Killed, request, run, settings_of
+
+
+def test_what_autograd_keeps_is_counted_once_and_given_back() -> None:
+    """Two products keep their inputs: x, twice, and the weights, which are parameters."""
+    model = nn.Sequential(nn.Linear(8, 8, bias=False))
+    kept: Any = _Kept(model)  # type: ignore[arg-type]
+    x = torch.ones(100, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(kept.keep, _Token.tensor_of):
+        loss = (model(x) + model(x)).sum()
+    assert kept.most == kept._now == 100 * 8 * 4
+    torch.autograd.backward(loss)
+    del loss
+    assert kept._now == 0
+    assert kept.most == 3200
+
+
+def test_the_line() -> None:
+    line = Forecast(3 * 2**30, 0.5).line(100)
+    assert line == "about 3 GiB, and 50 s an epoch without validation"
+    assert "about 0.25 GiB, and 8 min" in Forecast(2**28, 5.0).line(100)
+
+
+def test_training_says_what_it_will_take_and_is_not_changed_by_it(
+    toy: Path, toy_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    wanted = request(toy, toy_llm, settings=settings_of(epochs=1))
+    (folder,) = run_experiment(wanted, no_progress, said.append)
+    (line,) = [each for each in said if "parameters train" in each]
+    assert "on 64 utterances of toy (text, audio, visual); about 0.0" in line
+    assert line.endswith("s an epoch without validation")
+    plain = Forecast(0, 0.0)
+    monkeypatch.setattr("pipeline.fitting.forecast", lambda *_: plain)
+    other = run(request(toy, toy_llm, settings=settings_of(epochs=1), experiment="untold"))
+    name = "best/fusion.safetensors"
+    assert (folder.path / name).read_bytes() == (other.path / name).read_bytes()
+
+
+def events(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = loading.EventAccumulator(str(folder.path / "tensorboard"))
+    found.Reload()
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_the_log_also_of_a_resumed_run(toy: Path, toy_llm: Path) -> None:
+    pytest.importorskip("tensorboard")
+    wanted = settings_of(epochs=3, patience=9)
+    with pytest.raises(Killed):
+        run(request(toy, toy_llm, settings=wanted), stop_after=6)
+    folder = run(request(toy, toy_llm, settings=wanted, resume=True))
+    lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
+    shown = events(folder)
+    expected = [(each["step"], each["train_loss"]) for each in lines if each["kind"] == "epoch"]
+    assert [step for step, _ in expected] == [4, 8, 12]
+    assert shown["train/epoch_loss"] == [(s, pytest.approx(v, rel=1e-6)) for s, v in expected]
+    assert [step for step, _ in shown["train/loss"]] == [10]
+    assert [step for step, _ in shown["valid/weighted_f1"]] == [4, 8, 12]
+
+
+def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.trackers.find_spec", lambda _: None)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(PipelineError, match="log_to=wandb: not installed; pip install wandb"):
+        tracking(folder, settings_of(log_to="wandb"), 0).__enter__()
+    with tracking(folder, TrainSettings(), 0) as track:
+        track({"step": 1, "loss": 2.0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_scalars_of_a_line() -> None:
+    line = {"kind": "epoch", "step": 3, "train_loss": 0.5, "best": True, "selection": None}
+    joint = {"a": {"mae": 1.0}, "b": {"mae": 2}}
+    assert scalars_of({**line, "valid": joint}) == {
+        "train/epoch_loss": 0.5,
+        "valid/a/mae": 1.0,
+        "valid/b/mae": 2.0,
+    }
+
+
+@pytest.mark.parametrize("setting", ["pool", "feature_noise"])
+def test_a_setting_of_an_unknown_modality_is_refused(
+    toy: Path, toy_llm: Path, setting: str
+) -> None:
+    wanted = settings_of(**{setting: {"adio": 2}})
+    with pytest.raises(PipelineError, match=rf"--set {setting}: no modality 'adio'.*'audio'"):
+        run(request(toy, toy_llm, settings=wanted))
+    assert not (toy / "runs").exists()
