@@ -35,10 +35,9 @@ def joined_table(labels: Path, transcripts: Path) -> pd.DataFrame:
     Raises:
         ValueError: a labelled row has no transcript, or a name occurs twice.
     """
-    named = pd.read_csv(labels, dtype=str)
-    both = named.merge(
-        pd.read_csv(transcripts, dtype=str), on="name", how="left", validate="one_to_one"
-    )
+    named = pd.read_csv(labels, dtype=str, keep_default_na=False)
+    spoken = pd.read_csv(transcripts, dtype=str, keep_default_na=False)
+    both = named.merge(spoken, on="name", how="left", validate="one_to_one")
     if lacking := int(both[["chinese", "english"]].isna().any(axis=1).sum()):
         raise ValueError(f"{transcripts}: {lacking} rows of {labels} have no transcript")
     place = both["name"].str.rsplit("_", n=1)
