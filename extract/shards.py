@@ -174,10 +174,11 @@ class Shard:
         ExtractError: the file is damaged, of another format version, or of another feature set.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, fingerprint: str, cache_bytes: int | None = None) -> None:
+        """Open a shard; `cache_bytes` of decoded chunks are kept, HDF5's own default where None."""
         self.path = path
         try:
-            self._file = h5py.File(path, "r", locking=False)
+            self._file = h5py.File(path, "r", locking=False, rdcc_nbytes=cache_bytes)
         except FileNotFoundError as error:
             raise ExtractError(f"{path}: no such shard; run egmf-extract again") from error
         except _DAMAGE as error:
@@ -222,8 +223,11 @@ class Shard:
         shapes = (self._value.shape, self._time.shape, self.offset.shape)
         if shapes != ((rows, dim), (rows,), (len(ids) + 1,)) or self.ids != list(ids):
             raise ExtractError(f"{self.path}: what is on disk is not what was written; run again")
-        for row in range(len(ids)):
-            self.read(row)
+        for row, name in enumerate(ids):
+            if not np.isfinite(self.read(row).time).all():
+                raise ExtractError(
+                    f"{self.path}: the times of {name} hold a value that is not finite; run again"
+                )
 
     def close(self) -> None:
         """Close the file."""

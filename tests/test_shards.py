@@ -118,6 +118,13 @@ def test_what_is_not_finite_is_not_published(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_times_must_be_finite_too(tmp_path: Path) -> None:
+    features = some_features([2])
+    features[0].time[1] = np.inf
+    with pytest.raises(ExtractError, match="times of a hold a value that is not finite"):
+        write_shard(tmp_path / "s.h5", IDENTITY, ["a"], features, dim=6)
+
+
 def test_another_format_version_and_another_fingerprint_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
     write_shard(path, IDENTITY, ["a"], some_features([2]), dim=6)
