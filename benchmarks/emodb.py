@@ -1,9 +1,8 @@
 """EmoDB from raw wavs: seven acted emotions, every speaker left out once.
 
-    python benchmarks/emodb.py --data DIR [--work DIR] [--choose]
+    python benchmarks/emodb.py --data DIR [--work DIR]
 
-DIR holds `emodb/wav/*.wav` and `emodb/labels_from_filename.csv`. `--choose` repeats the search for
-settings, in which no speaker has a say about the settings that judge them: benchmarks/README.md.
+DIR holds `emodb/wav/*.wav` and `emodb/labels_from_filename.csv`. Protocol: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -42,22 +41,11 @@ FUNCTIONALS, FRAMES, LARGE = (
     f"opensmile:{name}" for name in ("eGeMAPSv02", "eGeMAPSv02/lld", "ComParE_2016")
 )
 SVMS = {FUNCTIONALS: "RBF SVM, eGeMAPS", LARGE: "RBF SVM, ComParE"}
-HALVES = {
-    "emodb_first": ("03", "08", "09", "10", "11"),
-    "emodb_second": ("12", "13", "14", "15", "16"),
-}
-STRENGTHS = {
-    "weak": ("--set", "dropout=0.1"),
-    "medium": ("--set", "dropout=0.3", "--set", "feature_noise={audio: 0.5, frames: 0.5}"),
-    "strong": ("--set", "dropout=0.5", "--set", "feature_noise={audio: 1.0, frames: 1.0}"),
-}
-"""How much training is made harder, the one thing that is chosen."""
-
-CHOSEN = "medium"
 COMMON = (
     *("--folds", "speaker", "--select", "last", "--epochs", "15"),
     *("--set", "class_weights=balanced", "--set", "pool={frames: 4}"),
-    *("--set", "eval_batch_size=256"),
+    *("--set", "dropout=0.3", "--set", "feature_noise={audio: 0.5, frames: 0.5}"),
+    *("--set", "batch_size=64", "--set", "eval_batch_size=256"),
 )
 ALONE = ("--modalities", "audio")
 THREE, TWO = SEEDS[:3], SEEDS[:2]
@@ -66,7 +54,7 @@ BENCHMARK = Benchmark(
     name="emodb",
     dataset=DATASET,
     manifest=MANIFEST,
-    flags=(*COMMON, "--set", "batch_size=64", *STRENGTHS[CHOSEN]),
+    flags=COMMON,
     rows=(
         Row("functionals", (*ALONE, "--audio", FUNCTIONALS), THREE, (SVMS[FUNCTIONALS],)),
         Row(
@@ -84,12 +72,8 @@ BENCHMARK = Benchmark(
 def main() -> None:
     """Extract, train every fold, and compare with support vector machines on the same features."""
     parser = arguments("EmoDB: seven emotions from raw audio, speakers left out.")
-    parser.add_argument("--choose", action="store_true", help="repeat the search for settings")
     options = parser.parse_args()
     prepare(options)
-    if options.choose:
-        choose(options)
-        return
     train(BENCHMARK, options)
     table = pd.read_parquet(options.work / "cache" / DATASET / "utterances.parquet")
     baselines = [svm(table, feature_set(options, spec), name) for spec, name in SVMS.items()]
@@ -101,32 +85,22 @@ def main() -> None:
 
 def prepare(options: Namespace) -> None:
     """Extract three openSMILE sets; the frames are a second modality beside the functionals."""
-    for spec in (FUNCTIONALS, FRAMES, LARGE):
-        command("egmf-extract", *_where(DATASET, options), "--modalities", "audio", "--audio", spec)
-    _import(DATASET, FRAMES, "frames", options)
-
-
-def choose(options: Namespace) -> None:
-    """Score each strength on each half of the speakers, leaving one out, and print what came."""
-    wavs = pd.read_csv(options.data / "emodb" / "labels_from_filename.csv", dtype=str)
-    table = pd.DataFrame(
-        {"id": wavs["file"], "split": "train", "label": wavs["emotion"], "speaker": wavs["speaker"]}
+    where = (
+        *("--dataset", DATASET, "--manifest", MANIFEST),
+        *("--data-root", options.data, "--cache", options.work / "cache"),
     )
-    for half, speakers in HALVES.items():
-        rows = table[table["speaker"].isin(speakers)]
-        rows.to_csv(options.work / f"{half}.csv", index=False)
-        _import(half, FUNCTIONALS, "audio", options)
-        # Half the rows in half the batches: as many steps as later.
-        benchmark = Benchmark(
-            name=half,
-            dataset=half,
-            manifest=MANIFEST,
-            flags=(*COMMON, "--set", "batch_size=32"),
-            rows=tuple(Row(name, flags, SEEDS[:1]) for name, flags in STRENGTHS.items()),
-            metrics={"classification": ("uar",)},
-        )
-        train(benchmark, options)
-        print("\n".join(score_rows(benchmark, [], options)[1]))
+    for spec in (FUNCTIONALS, FRAMES, LARGE):
+        command("egmf-extract", *where, "--modalities", "audio", "--audio", spec)
+    shards = sorted(feature_set(options, FRAMES).folder.glob("*.h5"))
+    command(
+        *("egmf-cache", "import"),
+        *shards,
+        *where,
+        "--modality",
+        "frames",
+        "--name",
+        "eGeMAPSv02-lld",
+    )
 
 
 def svm(table: pd.DataFrame, features: FeatureSet, name: str) -> Baseline:
@@ -178,20 +152,6 @@ def feature_set(options: Namespace, spec: str) -> FeatureSet:
     found = list_feature_sets(options.work / "cache", DATASET)
     (one,) = [each for each in found if each.encoder == spec]
     return one
-
-
-def _import(dataset: str, spec: str, modality: str, options: Namespace) -> None:
-    """Give a dataset features that the corpus has in the cache, by a modality's name."""
-    shards = sorted(feature_set(options, spec).folder.glob("*.h5"))
-    command("egmf-cache", "import", *shards, *_where(dataset, options), "--modality", modality)
-
-
-def _where(dataset: str, options: Namespace) -> tuple[str | Path, ...]:
-    root = options.data if dataset == DATASET else options.work
-    return (
-        *("--dataset", dataset, "--manifest", MANIFEST),
-        *("--data-root", root, "--cache", options.work / "cache"),
-    )
 
 
 def _markdown(rows: list[dict[str, Any]]) -> list[str]:
