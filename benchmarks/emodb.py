@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,10 +95,7 @@ def prepare(options: Namespace) -> None:
         *("egmf-cache", "import"),
         *shards,
         *where,
-        "--modality",
-        "frames",
-        "--name",
-        "eGeMAPSv02-lld",
+        *("--modality", "frames", "--name", "eGeMAPSv02-lld"),
     )
 
 
