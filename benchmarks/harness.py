@@ -99,7 +99,7 @@ def arguments(description: str) -> ArgumentParser:
     parser = ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help="folder of the benchmark data")
     parser.add_argument("--work", type=Path, default=Path("bench"), help="cache and runs go here")
-    parser.add_argument("--only", help="comma-separated rows; the others must be finished already")
+    parser.add_argument("--only", help="train these rows, comma-separated, and no more")
     parser.add_argument("--seeds", type=int, help="the first N seeds of every row")
     return parser
 

@@ -73,7 +73,8 @@ def main() -> None:
     options = parser.parse_args()
     prepare(options)
     train(BENCHMARK, options)
-    write_results(BENCHMARK, logistic_baselines(options.work / "cache"), options)
+    if options.only is None:
+        write_results(BENCHMARK, logistic_baselines(options.work / "cache"), options)
 
 
 def prepare(options: Namespace) -> None:

@@ -91,7 +91,8 @@ def main() -> None:
     options = parser.parse_args()
     prepare(options)
     train(BENCHMARK, options)
-    write_results(BENCHMARK, [_linear(options.work / "cache", BENCHMARK.dataset)], options)
+    if options.only is None:
+        write_results(BENCHMARK, [_linear(options.work / "cache", BENCHMARK.dataset)], options)
 
 
 def prepare(options: Namespace) -> None:
