@@ -218,13 +218,13 @@ class FeatureSet:
         """Return a reader of this feature set."""
         return FeatureReader(self)
 
-    def shard(self, number: int) -> Shard:
-        """Open a shard.
+    def shard(self, number: int, cache_bytes: int | None = None) -> Shard:
+        """Open a shard; see `Shard`.
 
         Raises:
             ExtractError: it is missing, damaged, or of another feature set.
         """
-        return Shard(shard_path(self.folder, number), self.fingerprint)
+        return Shard(shard_path(self.folder, number), self.fingerprint, cache_bytes)
 
     def quarantine(self) -> list[Quarantined]:
         """Return the rows of `quarantine.csv`; none when the file is not there."""
@@ -322,7 +322,8 @@ class FeatureReader:
             self._open, self._pid = {}, os.getpid()
         shard = self._open.pop(number, None)
         if shard is None:
-            shard = self.features.shard(number)
+            # Rows are read in any order: chunks kept would be of no use, and megabytes a shard.
+            shard = self.features.shard(number, cache_bytes=0)
         self._open[number] = shard  # the one used last is at the end
         if len(self._open) > MAX_OPEN:
             self._open.pop(next(iter(self._open))).close()

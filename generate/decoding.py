@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_ROWS = 8
+
 
 @dataclass(frozen=True)
 class AnswerTree:
@@ -105,6 +107,9 @@ def answer_log_probabilities(logits: Tensor, tree: AnswerTree) -> Tensor:
         log p(answer, end | prompt), [batch, answers]; not normalised over the answers.
     """
     device = logits.device
-    scores = logits.float().log_softmax(dim=-1)
-    edges = scores[:, tree.edge_source.to(device), tree.edge_token.to(device)]
-    return edges @ tree.edge_of.to(device).T
+    source, token = tree.edge_source.to(device), tree.edge_token.to(device)
+    # A few rows at a time: what is normalised is as large as the logits, and little of it is kept.
+    edges = [
+        rows.float().log_softmax(dim=-1)[:, source, token] for rows in torch.split(logits, _ROWS)
+    ]
+    return torch.cat(edges) @ tree.edge_of.to(device).T

@@ -9,7 +9,7 @@ nowhere else: the vocabulary projection of a whole prompt is often the largest p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -101,18 +101,18 @@ class LanguageModel(nn.Module):
             answers_take_space=prompt.after[-1:].isascii(),
         )
 
-    def encode_prefix(self, prompts: Sequence[PromptTokens]) -> Prefix | None:
+    def encode_prefix(self, prompts: Iterable[PromptTokens]) -> Prefix | None:
         """Encode what all prompts begin with; None where sharing it would gain nothing.
 
         Serves any of these prompts as long as the weights stay as they are. Gradient checkpointing
         knows no keys and values from elsewhere, so that nothing is shared beside it.
         """
-        if not self.shares_prefix or len(prompts) < 2:
+        if not self.shares_prefix:
             return None
         # Something must be left in every row to predict the answer's first token.
-        shortest = min(len(each.before) + len(each.after) for each in prompts)
-        tokens = common_start(each.before for each in prompts)[: shortest - 1]
-        if len(tokens) * (len(prompts) - 1) < WORTH or self._checkpoints():
+        starts = (each.before if each.after else each.before[:-1] for each in prompts)
+        tokens, count = common_start(starts)
+        if len(tokens) * (count - 1) < WORTH or self._checkpoints():
             return None
         prefix = Prefix(tokens, empty_cache())
         ids = torch.tensor([tokens], device=self.model.get_input_embeddings().weight.device)

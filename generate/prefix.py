@@ -54,16 +54,17 @@ def empty_cache() -> Cache:
     return Cache(layer_class_to_replicate=SharedLayer)
 
 
-def common_start(sequences: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """Return the longest start that all sequences have in common."""
-    distinct = set(sequences)
-    # What the first and the last in order share, all between them share.
-    first, last = min(distinct), max(distinct)
-    length = next(
-        (place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]),
-        min(len(first), len(last)),
-    )
-    return first[:length]
+def common_start(sequences: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], int]:
+    """Return the longest start that all sequences have in common, and how many there are."""
+    start: tuple[int, ...] = ()
+    count = 0
+    for count, each in enumerate(sequences, start=1):
+        if count == 1:
+            start = each
+        elif each[: len(start)] != start:
+            pairs = enumerate(zip(start, each, strict=False))
+            start = start[: next((at for at, pair in pairs if pair[0] != pair[1]), len(each))]
+    return start, count
 
 
 def attends_to_everything(config: Any) -> bool:

@@ -23,7 +23,6 @@ from scipy.special import log_softmax
 from fuse.gates import GateWeights
 from fuse.streams import Stream
 from generate.answers import parse_label, parse_number
-from generate.language_model import PromptTokens
 from generate.prefix import Prefix
 from pipeline.ahead import ahead
 from pipeline.augment import replace_by_noise
@@ -241,12 +240,16 @@ def _encode_prefixes(
     hide_text: bool,
 ) -> dict[QuestionKey, Prefix | None]:
     """Encode what the prompts of each question begin with."""
-    prompts: dict[QuestionKey, list[PromptTokens]] = defaultdict(list)
-    for task in tasks:
-        for each in utterances:
-            tokens = prompter.tokens(task, each, hide_text=hide_text)
-            prompts[task, each.language].append(tokens)
-    return {key: model.language.encode_prefix(group) for key, group in prompts.items()}
+    rows: dict[str, list[Utterance]] = defaultdict(list)
+    for each in utterances:
+        rows[each.language].append(each)
+    return {
+        (task, language): model.language.encode_prefix(
+            prompter.tokens(task, each, hide_text=hide_text) for each in spoken
+        )
+        for task in tasks
+        for language, spoken in rows.items()
+    }
 
 
 def _take_away(streams: Mapping[str, Stream], without: Collection[str]) -> dict[str, Stream]:

@@ -47,7 +47,7 @@ class Question:
         return render(self.lines, {**self.fills, "text": text, "history": turns})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One row as stage two sees it; `label` and `score` are None where not labelled."""
 

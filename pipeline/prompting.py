@@ -9,6 +9,8 @@ from pipeline.context import Context
 from pipeline.items import Question, QuestionKey, Utterance
 
 ELLIPSIS = "…"
+KEPT_PROMPTS = 1 << 15
+"""Tokenised prompts that are kept; those of a larger corpus are tokenised whenever needed."""
 
 
 class Prompter:
@@ -52,9 +54,12 @@ class Prompter:
     def _keep(
         self, key: tuple[str, str], question: Question, text: str | None, history: list[str]
     ) -> PromptTokens:
-        if key not in self._kept:
-            self._kept[key] = self._fit(key[1], question, text, history)
-        return self._kept[key]
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._fit(key[1], question, text, history)
+            if len(self._kept) < KEPT_PROMPTS:
+                self._kept[key] = kept
+        return kept
 
     def _fit(
         self, name: str, question: Question, text: str | None, history: list[str]

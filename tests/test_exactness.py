@@ -298,7 +298,8 @@ def test_large_batches_are_scored_in_parts(
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=5).map(tuple), min_size=1, max_size=5))
 def test_the_common_start_is_the_longest(sequences: list[tuple[int, ...]]) -> None:
-    start = common_start(sequences)
+    start, count = common_start(iter(sequences))
+    assert count == len(sequences)
     assert all(each[: len(start)] == start for each in sequences)
     longer = {each[: len(start) + 1] for each in sequences}
     assert len(longer) > 1 or len(next(iter(longer))) == len(start)

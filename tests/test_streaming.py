@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,9 +102,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = Shard.__init__
 
-    def spy(self: Shard, path: Path, fingerprint: str) -> None:
+    def spy(self: Shard, path: Path, *rest: Any) -> None:
         names.append(path.name)
-        original(self, path, fingerprint)
+        original(self, path, *rest)
 
     monkeypatch.setattr(Shard, "__init__", spy)
     return names
