@@ -34,7 +34,7 @@ DATASET = "meld_light"
 MANIFEST = HERE / "manifests" / "meld.yaml"
 LOGISTIC = "logistic regression, text + audio"
 LOGISTIC_TEXT = "logistic regression, text"
-CONTEXT = ("--context", "8")
+CONTEXT = ("--context", "6", "--context-after", "4")
 TWO = (1111, 2222)
 
 SINGLE = "egmf"
