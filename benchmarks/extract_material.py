@@ -73,10 +73,20 @@ def meld_utterances(folder: Path) -> list[Spoken]:
 
 
 def utterances_like(everyone: Sequence[Spoken], count: int) -> list[Spoken]:
-    """Return as many utterances, evenly spread over the lengths of all, in mixed order."""
+    """Return as many utterances, evenly spread over the lengths of all.
+
+    Both halves of them last about as long, as shards of hundreds of utterances do: two shards of a
+    few in random order would leave one worker idle for a share of the time that no real run knows.
+    """
     ordered = sorted(everyone, key=lambda one: one.seconds)
-    places = [int((number + 0.5) / count * len(ordered)) for number in range(count)]
-    return [ordered[places[at]] for at in np.random.default_rng(0).permutation(count)]
+    spread = [ordered[int((number + 0.5) / count * len(ordered))] for number in range(count)]
+    shorter: list[Spoken] = []
+    longer: list[Spoken] = []
+    for at in range(count - 1, -1, -2):  # by pairs: the longer of two goes to the shorter half
+        shorter, longer = sorted((shorter, longer), key=lambda half: sum(u.seconds for u in half))
+        shorter.append(spread[at])
+        longer += spread[at - 1 : at] if at else []
+    return [*longer, *shorter]
 
 
 def utterances_without_tables() -> list[Spoken]:
