@@ -7,9 +7,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Where the benchmark data lies, and a real text encoder: `make bench-meld DATA=... ENCODER=...`.
+# Where the benchmark data, a text encoder and Chinese word vectors lie; benchmarks/README.md.
 DATA ?= data
 ENCODER ?= all-MiniLM-L6-v2
+VECTORS ?= chinese-vectors
 WORK ?= bench
 
 .PHONY: demo test lint slow clean bench-meld bench-mosi bench-emodb bench-text
@@ -29,11 +30,15 @@ test: $(VENV)/installed-dev
 slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
 
-bench-meld bench-mosi bench-text: bench-%: $(VENV)/installed
-	$(BIN)/python benchmarks/$*.py --data $(DATA) --text-encoder $(ENCODER) --work $(WORK)
+bench-meld bench-mosi: bench-%: $(VENV)/installed
+	$(BIN)/python benchmarks/scores/$*.py --data $(DATA) --text-encoder $(ENCODER) --work $(WORK)
+
+bench-text: $(VENV)/installed
+	$(BIN)/python benchmarks/scores/text.py --data $(DATA) --text-encoder $(ENCODER) \
+		--chinese-vectors $(VECTORS) --work $(WORK)
 
 bench-emodb: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/emodb.py --data $(DATA) --work $(WORK)
+	$(BIN)/python benchmarks/scores/emodb.py --data $(DATA) --work $(WORK)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

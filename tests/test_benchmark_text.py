@@ -18,7 +18,7 @@ from extract.encoders.base import Settings
 from extract.encoders.registry import load_encoder, resolve_encoder
 from extract.encoders.weights import Memo
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks" / "scores"
 WORDS = {"高兴": [1.0, 2.0, 3.0], "很": [0.5, 0.0, -1.0], "兴": [9.0, 9.0, 9.0]}
 CHARACTERS = {"高": [1.0, 0.0], "兴": [0.0, 1.0], "我": [0.25, 0.5]}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks" / "scores"
 IDS = [f"u{number:02}" for number in range(40)]
 TRUTH = ["joy" if number % 2 else "anger" for number in range(40)]
 

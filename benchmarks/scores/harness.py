@@ -35,7 +35,7 @@ from pipeline.metrics import (
 from pipeline.runs import environment
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = HERE.parent / "results"
 SEEDS = (1111, 2222, 3333, 4444, 5555)
 
 

@@ -1,6 +1,6 @@
 """MELD, seven emotions, from MiniLM's tokens of the transcript and eight acoustic features.
 
-    python benchmarks/meld.py --data DIR --text-encoder DIR [--work DIR]
+    python benchmarks/scores/meld.py --data DIR --text-encoder DIR [--work DIR]
 
 DIR holds `meld/*_sent_emo.csv` and `meld_speechcue/*.csv`; the text encoder is any directory that
 `egmf-extract --text hf:DIR` takes. Protocol: benchmarks/README.md.

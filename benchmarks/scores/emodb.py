@@ -1,6 +1,6 @@
 """EmoDB from raw wavs: seven acted emotions, every speaker left out once.
 
-    python benchmarks/emodb.py --data DIR [--work DIR]
+    python benchmarks/scores/emodb.py --data DIR [--work DIR]
 
 DIR holds `emodb/wav/*.wav` and `emodb/labels_from_filename.csv`. Protocol: benchmarks/README.md.
 """

@@ -1,6 +1,6 @@
 """What each part of EGMF earns on the demo, and what is left when a modality is missing or wrong.
 
-    python benchmarks/ablation.py [--work DIR] [--seeds N]
+    python benchmarks/scores/ablation.py [--work DIR] [--seeds N]
 
 Makes and extracts the demo under DIR, trains every row with the demo's own settings, and compares
 in pairs over dialogues and seeds. Beside the rows: the utterances whose modalities disagree, every

@@ -1,6 +1,6 @@
 """The demo's two languages and two tasks: one model beside separate ones, and what transfers.
 
-    python benchmarks/joint.py --cache DIR [--runs DIR] [--seed N ...]
+    python benchmarks/scores/joint.py --cache DIR [--runs DIR] [--seed N ...]
 
 DIR is a cache that holds the demo (`egmf-extract --dataset demo`). Trains one model on everything,
 one for each language, for each task, and for each language and task; what is finished is not

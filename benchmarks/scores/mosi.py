@@ -1,6 +1,6 @@
 """CMU-MOSI with bc-LSTM's utterance-level features and split: polarity and intensity.
 
-    python benchmarks/mosi.py --data DIR --text-encoder DIR [--work DIR]
+    python benchmarks/scores/mosi.py --data DIR --text-encoder DIR [--work DIR]
 
 DIR holds `mosi_bclstm/mosi_bclstm.npz`; the text encoder, any directory that `egmf-extract --text
 hf:DIR` takes, gives the transcript's tokens for rows of their own. Protocol, and why nothing is
