@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from generate.errors import GenerateError, first_line
 from generate.language_model import LanguageModel
+from generate.sharding import Peers, Sharding
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class LoraSettings:
 class Backbone:
     """A loaded causal language model and its tokenizer, frozen, for one adapter after another."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, sharding: Sharding | None = None) -> None:
         self._bare = model.requires_grad_(False)
         self._tokenizer = tokenizer
+        self._sharding = sharding
         self._adapted: PeftModel | None = None
 
     @property
@@ -94,7 +96,7 @@ class Backbone:
                         task_type="CAUSAL_LM",
                     ),
                 )
-        return LanguageModel(_on(model, self.device), self._tokenizer)
+        return LanguageModel(_on(model, self.device), self._tokenizer, self._sharding)
 
 
 def load_language_model(
@@ -110,7 +112,12 @@ def load_language_model(
 
 
 def load_backbone(
-    source: str, *, device: torch.device, dtype: torch.dtype, load_in_4bit: bool = False
+    source: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    load_in_4bit: bool = False,
+    peers: Peers | None = None,
 ) -> Backbone:
     """Load a model from a directory or a hub id and freeze it.
 
@@ -119,10 +126,11 @@ def load_backbone(
         device: where the model runs.
         dtype: of the frozen weights; adapters are kept in float32 by peft.
         load_in_4bit: quantise the frozen weights to four bits; `dtype` is then that of the sums.
+        peers: the processes to cut the frozen weights over; each keeps all of them where None.
 
     Raises:
         GenerateError: there is no such model, the hub cannot be reached, or four bits are wanted
-            where they cannot be had.
+            where they cannot be had, or the model cannot be cut.
     """
     quantised = _four_bits(device, dtype) if load_in_4bit else {}
     # Loading bars of a library in the middle of our own are noise.
@@ -147,6 +155,9 @@ def load_backbone(
             f"the tokenizer of {source} knows no words: its files (tokenizer.json) are missing; "
             "save the tokenizer beside the model"
         )
+    model.requires_grad_(False)
+    if peers is not None:
+        return Backbone(model, tokenizer, Sharding(model, device, peers))
     return Backbone(_on(model, device), tokenizer)
 
 

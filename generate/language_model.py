@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from generate.decoding import AnswerTree, answer_log_probabilities, build_tree, tree_attention
 from generate.prefix import WORTH, Prefix, attends_to_everything, common_start, empty_cache
 from generate.prompts import Prompt
+from generate.sharding import Sharding
 
-LOGITS_BYTES = 1 << 30
+LOGITS_BYTES = 1 << 28
 """Logits of answer trees that exist at a time, outside training."""
 
 
@@ -74,10 +76,11 @@ class _Padded:
 class LanguageModel(nn.Module):
     """A loaded model and tokenizer, ready to read pseudo tokens and to write answers."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, sharding: Sharding | None = None) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.sharding = sharding
         self.end = int(tokenizer.eos_token_id)
         weight = model.get_input_embeddings().weight.detach()
         self.embedding_dim = int(weight.shape[1])
@@ -105,9 +108,10 @@ class LanguageModel(nn.Module):
         """Encode what all prompts begin with; None where sharing it would gain nothing.
 
         Serves any of these prompts as long as the weights stay as they are. Gradient checkpointing
-        knows no keys and values from elsewhere, so that nothing is shared beside it.
+        knows no keys and values from elsewhere, so that nothing is shared beside it; nor in a step
+        of training that runs a cut model, which has to be one pass whatever its prompts.
         """
-        if not self.shares_prefix:
+        if not self.shares_prefix or (self.sharding and torch.is_grad_enabled()):
             return None
         # Something must be left in every row to predict the answer's first token.
         starts = (each.before if each.after else each.before[:-1] for each in prompts)
@@ -241,9 +245,14 @@ class LanguageModel(nn.Module):
             do_sample=False,
             pad_token_id=self.end,
             eos_token_id=self.end,
+            synced_gpus=False,  # `generate.sharding` keeps passes together
         )
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [str(text).strip() for text in texts]
+
+    def together(self) -> AbstractContextManager[None]:
+        """Let all processes that a cut model is cut over score at once."""
+        return nullcontext() if self.sharding is None else self.sharding.together()
 
     def save_adapter(self, folder: Path) -> None:
         """Write the LoRA weights as safetensors that `PeftModel.from_pretrained` loads.
@@ -330,12 +339,16 @@ class LanguageModel(nn.Module):
         prefix: Prefix | None = None,
     ) -> Tensor:
         """Run the model; a prefix that is not encoded yet is encoded by this."""
+        # As indices, what is kept lies in one piece, and is one matrix product for all rows; as a
+        # number it would be a view, whose product reads the vocabulary's weights for each row.
+        length = embeddings.shape[1]
+        kept = torch.arange(length - keep, length, device=embeddings.device)
         output = self.model(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=None if prefix is None else prefix.cache,
             use_cache=prefix is not None,
-            logits_to_keep=keep,
+            logits_to_keep=kept,
         )
         return output.logits

@@ -25,6 +25,9 @@ from torch import Tensor, nn
 
 Item = TypeVar("Item")
 
+ALONG = "along"
+"""What the first process broadcasts to make the others run a cut language model once."""
+
 PATIENCE = timedelta(days=1)
 """How long a process waits for the others: the first one also scores and writes alone."""
 
@@ -60,6 +63,18 @@ class Processes:
         found: list[Any] = [None] * self.count
         dist.all_gather_object(found, value, group=_messages())
         return found
+
+    def most(self, number: int) -> int:
+        """Return the largest of the numbers that the processes name."""
+        if self.count == 1:
+            return number
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=_messages())
+        return int(largest)
+
+    def call(self) -> None:
+        """Ask the others, which wait for the first one, to run a cut language model along."""
+        self.broadcast(ALONG)
 
     def add_numbers(self, numbers: Sequence[float]) -> list[float]:
         """Add up numbers over the processes, without a word to the device."""
@@ -109,6 +124,12 @@ def join(*, cpu: bool) -> torch.device:
     _messages()
     device: torch.device = state.device
     return device
+
+
+def leave() -> None:
+    """Part from the other processes; all of them come here when nothing is left to do."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def this_process() -> Processes:

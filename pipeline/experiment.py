@@ -62,8 +62,8 @@ def run_experiment(
 def bench_of(request: Request, progress: StepProgress, say: Callable[[str], None]) -> Bench:
     """Return what the runs of an experiment share; the language model is loaded on first use."""
     llm, device, settings = request.llm.source, request.device, request.settings
-    precision = settings.dtype, settings.load_in_4bit
-    return Bench(cache(lambda: open_backbone(llm, device, *precision)), progress, say)
+    kind = settings.dtype, settings.load_in_4bit, settings.shard_llm
+    return Bench(cache(lambda: open_backbone(llm, device, *kind)), progress, say)
 
 
 def check_parts(request: Request) -> None:

@@ -125,12 +125,12 @@ def fit(
     on = " and ".join(
         f"{len(part.utterances['train']):,} utterances of {part.name}" for part in assembly.parts
     )
+    this_process().broadcast(Job(request, assembly.corpora, seed))
     expected = forecast(assembly.model, assembly.parts, settings, seed)
     bench.say(
         f"{folder.path}: {parameters['trainable']:,} of {parameters['total']:,} parameters train, "
         f"on {on} ({', '.join(assembly.parts[0].inputs.features.sets)}); {expected.line(steps)}"
     )
-    this_process().broadcast(Job(request, assembly.corpora, seed))
     with bench.progress("training", steps * settings.epochs) as advance:
         done = train(
             assembly.model,

@@ -15,7 +15,8 @@ import torch
 
 from pipeline.distributed import this_process
 from pipeline.errors import PipelineError
-from pipeline.fitting import Job, assemble, open_material
+from pipeline.fitting import Assembly, Job, assemble, open_material
+from pipeline.forecast import forecast
 from pipeline.model import open_backbone
 from pipeline.request import Bench
 from pipeline.training import train
@@ -26,21 +27,27 @@ def follow(device: torch.device) -> None:
     processes = this_process()
 
     loaded = cache(open_backbone)
+    assembly: Assembly | None = None
     while True:
-        job: Job | None = processes.broadcast(None)
+        job: Job | str | None = processes.broadcast(None)
         if job is None:
             return
+        if isinstance(job, str):
+            _run_along(assembly)
+            continue
         request = replace(job.request, device=device)
         materials = [open_material(request, each) for each in job.corpora]
-        precision = request.settings.dtype, request.settings.load_in_4bit
-        backbone = partial(loaded, request.llm.source, device, *precision)
+        settings = request.settings
+        kind = settings.dtype, settings.load_in_4bit, settings.shard_llm
+        backbone = partial(loaded, request.llm.source, device, *kind)
         bench = Bench(backbone, _no_progress, _nothing)
         assembly = assemble(request, materials, job.seed, bench)
+        forecast(assembly.model, assembly.parts, settings, job.seed)
         try:
             train(
                 assembly.model,
                 assembly.parts,
-                request.settings,
+                settings,
                 None,
                 job.seed,
                 advance=_nothing,
@@ -53,6 +60,13 @@ def follow(device: torch.device) -> None:
 def dismiss() -> None:
     """Let the other processes end."""
     this_process().broadcast(None)
+
+
+@torch.no_grad()
+def _run_along(assembly: Assembly | None) -> None:
+    """Run the language model that the first process scores with, where it is cut."""
+    if assembly is not None and assembly.model.language.sharding is not None:
+        assembly.model.language.sharding.idle()
 
 
 @contextmanager

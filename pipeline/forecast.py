@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from generate.sharding import held
 from pipeline.batching import make_batch, share_of
 from pipeline.checkpoints import trainable
 from pipeline.distributed import this_process
@@ -46,6 +47,7 @@ def forecast(model: Egmf, parts: Sequence[Part], settings: TrainSettings, seed: 
     """Try the first step of a run; nothing of it stays but the time that it took.
 
     It is tried twice where that is a matter of a moment: the first time is slower than any later.
+    All processes that train together try it, each its share.
     """
     rows = [part.utterances["train"] for part in parts]
     place, utterances = next(
@@ -68,9 +70,9 @@ def forecast(model: Egmf, parts: Sequence[Part], settings: TrainSettings, seed: 
     model.train()
     with saved_tensors_hooks(kept.keep, _Token.tensor_of):
         seconds = attempt()
-    if seconds < _BRIEF:
+    if this_process().broadcast(seconds < _BRIEF):
         seconds = attempt()
-    fixed = sum(each.numel() * each.element_size() for each in model.parameters())
+    fixed = sum(held(each).numel() * each.element_size() for each in model.parameters())
     moving = 3 * sum(each.numel() * each.element_size() for each in parameters)
     return Forecast(fixed + moving + kept.most, seconds)
 
@@ -94,7 +96,7 @@ class _Kept:
     """Counts the bytes that autograd keeps at once, each storage once, without the parameters'."""
 
     def __init__(self, model: Egmf) -> None:
-        self._parameters = {each.untyped_storage().data_ptr() for each in model.parameters()}
+        self._parameters = {held(p).untyped_storage().data_ptr() for p in model.parameters()}
         self._users: Counter[int] = Counter()
         self._sizes: dict[int, int] = {}
         self._now = self.most = 0
@@ -103,7 +105,9 @@ class _Kept:
         """Count a tensor that is kept."""
         storage = tensor.untyped_storage()
         place = storage.data_ptr()
-        if not self._users[place] and place not in self._parameters:
+        # The layers of a cut model are put together anew for every pass.
+        weight = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
+        if not self._users[place] and not weight and place not in self._parameters:
             self._sizes[place] = storage.nbytes()
             self._now += storage.nbytes()
             self.most = max(self.most, self._now)

@@ -23,6 +23,7 @@ from fuse.streams import Stream, Turns
 from generate.backbone import Backbone, LoraSettings, load_backbone
 from generate.errors import first_line
 from generate.language_model import LanguageModel
+from pipeline.distributed import this_process
 from pipeline.errors import PipelineError
 from pipeline.llm import find_llm
 from pipeline.settings import TrainSettings
@@ -69,7 +70,11 @@ class Egmf(nn.Module):
 
 
 def open_backbone(
-    llm: str, device: torch.device, dtype: str = "auto", load_in_4bit: bool = False
+    llm: str,
+    device: torch.device,
+    dtype: str = "auto",
+    load_in_4bit: bool = False,
+    shard: bool = False,
 ) -> Backbone:
     """Load a language model, a directory or hub id; see `pipeline.settings` for its precision.
 
@@ -80,7 +85,14 @@ def open_backbone(
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
     precision = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
-    return load_backbone(find_llm(llm), device=device, dtype=precision, load_in_4bit=load_in_4bit)
+    processes = this_process()
+    return load_backbone(
+        find_llm(llm),
+        device=device,
+        dtype=precision,
+        load_in_4bit=load_in_4bit,
+        peers=processes if shard and processes.count > 1 else None,
+    )
 
 
 def build_model(

@@ -11,6 +11,7 @@ the end (gradient caching, Gao et al., arXiv 2101.06983), together with the othe
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 
@@ -81,12 +82,17 @@ def add_gradients(
     counted = float(batch.counted)
     pseudo = fused.pseudo_tokens.detach().requires_grad_()
     answers = pseudo.new_zeros(())
-    for places in passes(_lengths(batch.items, pseudo.shape[1]), settings.max_batch_tokens):
+    cut = _cut(batch.items, pseudo.shape[1], settings)
+    sharding = model.language.sharding
+    idle = sharding.missing(len(cut)) if sharding else 0
+    for places in cut:
         items = batch.items.take(places)
         loss = _answer_loss(model.language, items, pseudo, settings.label_smoothing)
         loss = loss * (counted / max(counts.tokens, 1e-9))
         torch.autograd.backward(loss)
         answers += loss.detach()
+    if sharding:
+        sharding.idle(idle)
     # Every parameter of the fusion joins the graph, whatever the terms.
     own = fused.vector.sum() * 0.0 + counted * _own_terms(model, fused, batch, counts, settings)
     common = _balance(fused, counted, counts, settings, add)
@@ -114,8 +120,20 @@ def passes(lengths: Sequence[int], limit: int) -> list[list[int]]:
     return cut
 
 
-def _lengths(items: Items, pseudo_tokens: int) -> list[int]:
-    return [each.length(pseudo_tokens) for each in items.prompts]
+def _cut(items: Items, pseudo_tokens: int, settings: TrainSettings) -> list[list[int]]:
+    """Cut items into passes; smoothing scores the answers of one question at a time."""
+    groups: dict[object, list[int]] = defaultdict(list)
+    for place, (prompt, permitted) in enumerate(zip(items.prompts, items.permitted, strict=True)):
+        question = (permitted, prompt.answers_take_space) if settings.label_smoothing else None
+        groups[question].append(place)
+    return [
+        [places[each] for each in chosen]
+        for places in groups.values()
+        for chosen in passes(
+            [items.prompts[each].length(pseudo_tokens) for each in places],
+            settings.max_batch_tokens,
+        )
+    ]
 
 
 def _weights(items: Items) -> Tensor | None:

@@ -63,6 +63,9 @@ class TrainSettings(BaseModel):
             What is trained is always float32.
         load_in_4bit: Quantise the frozen weights to four bits (NF4, QLoRA, arXiv 2305.14314); needs
             an NVIDIA GPU and bitsandbytes.
+        shard_llm: Cut the frozen weights over the processes that train together (FSDP2): each keeps
+            its part and puts a layer together when it runs it, which saves memory and takes time.
+            The embeddings, and what trains, stay whole in each.
         pool: Rows averaged into one before the experts, by modality (1 where not named). Whisper
             writes 50 rows a second; 4 leaves 12.5.
         epochs: Passes over the training split at most.
@@ -127,6 +130,7 @@ class TrainSettings(BaseModel):
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     load_in_4bit: bool = False
+    shard_llm: bool = False
     pool: dict[str, Positive] = {"audio": 4}
     epochs: Positive = 20
     pretrain_epochs: Annotated[int, Field(ge=0)] = 0
@@ -162,6 +166,9 @@ class TrainSettings(BaseModel):
             raise ValueError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
         if even := [width for width in self.kernels if width % 2 == 0]:
             raise ValueError(f"kernels must be odd, got {even[0]}")
+        if self.shard_llm and (self.load_in_4bit or self.lora_kind == "dora"):
+            other = "load_in_4bit" if self.load_in_4bit else "lora_kind=dora"
+            raise ValueError(f"shard_llm does not go with {other}, which needs whole weights")
         return self
 
 

@@ -19,14 +19,15 @@ def validate(
     utterances, task = part.utterances["valid"], part.task
     if not utterances:
         return {}
-    scored = score(
-        model,
-        part.inputs,
-        part.prompter,
-        processes.share(utterances),
-        task.names,
-        settings.eval_batch_size,
-    )
+    with model.language.together():
+        scored = score(
+            model,
+            part.inputs,
+            part.prompter,
+            processes.share(utterances),
+            task.names,
+            settings.eval_batch_size,
+        )
     if processes.count > 1:
         everything = {
             (each.utterance.id, each.question.task): each

@@ -182,7 +182,7 @@ def train(
     """Train EGMF on cached features and score it on validation and test."""
     from pipeline.choices import flags_in, read_choices, settings_in
     from pipeline.devices import choose_device
-    from pipeline.distributed import this_process
+    from pipeline.distributed import leave, this_process
     from pipeline.errors import PipelineError
     from pipeline.experiment import Request, run_experiment
     from pipeline.extraction_plan import Request as ExtractionRequest
@@ -209,6 +209,7 @@ def train(
     where = choose_device(device)
     if not this_process().main:
         follow(where)
+        leave()
         return
     flags = {"epochs": epochs, "select": select and select.value}
     overrides = [*(set_ or []), *(f"{key}={each}" for key, each in flags.items() if each)]
@@ -276,6 +277,7 @@ def train(
         runs_of = (run_experiment(request_of(name), steps, say) for name in names)
         _show([folder for folders in runs_of for folder in folders], as_json=as_json)
     dismiss()
+    leave()
 
 
 def _cached_datasets(cache: Path) -> list[str]:
