@@ -1,6 +1,6 @@
 """CH-SIMS v2 and CMU-MOSI from transcripts, in Chinese and in English, on their official splits.
 
-    python benchmarks/scores/text.py --data DIR --text-encoder DIR --chinese-vectors DIR [--work DIR]
+    python benchmarks/scores/text.py --data DIR --text-encoder DIR --chinese-vectors DIR [--work W]
 
 `--data` holds `labels/{simsv2,cmumosi}/`; `--text-encoder` is any English encoder that
 `egmf-extract --text hf:DIR` takes; `--chinese-vectors` holds `words.vector` and `vocab.txt` of the
