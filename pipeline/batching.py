@@ -76,25 +76,43 @@ class Batch:
 
 @dataclass(frozen=True)
 class Share:
-    """The utterances of a step that one process computes.
+    """The utterances of a step that one process computes: those at `places` of the step's.
 
-    `seeds` of each decide on its augmentation, `seed` on the noise that they share; `counted` as in
-    `Batch`.
+    `seeds` of each decide on its augmentation, `seed` on the noise that the whole step shares;
+    `counted` as in `Batch`.
     """
 
     part: Part
-    utterances: Sequence[Utterance]
+    step: Sequence[Utterance]
+    places: Sequence[int]
     seeds: Sequence[int]
     seed: int
     counted: bool
 
+    @property
+    def utterances(self) -> list[Utterance]:
+        """The utterances."""
+        return [self.step[each] for each in self.places]
+
     def read(self, settings: TrainSettings) -> tuple[Augmented, Turns | None]:
         """Read and augment what the fusion is given."""
-        generator = torch.Generator().manual_seed(self.seed)
-        read = self.part.inputs.batch(self.utterances)
-        streams, turns = disturb(*read, settings.feature_noise, generator)
+        streams, turns = self._disturbed(settings.feature_noise)
         drop, noise = settings.modality_dropout, settings.modality_noise
         return augment(streams, drop, noise, self.seeds), turns
+
+    def _disturbed(self, strength: Mapping[str, float]) -> tuple[dict[str, Stream], Turns | None]:
+        """Read the share; where a row may be mixed into any other of the step, read the step."""
+        inputs = self.part.inputs
+        if not strength:
+            return inputs.batch(self.utterances)
+        generator = torch.Generator().manual_seed(self.seed)
+        streams, turns = disturb(*inputs.batch(self.step), strength, generator)
+        if len(self.places) == len(self.step):
+            return streams, turns
+        near = turns and Turns(
+            _rows(turns.streams, self.places), turns.offset[self.places], turns.speaker[self.places]
+        )
+        return _rows(streams, self.places), near
 
 
 def share_of(part: Part, utterances: Sequence[Utterance], seed: int, processes: Processes) -> Share:
@@ -110,9 +128,10 @@ def share_of(part: Part, utterances: Sequence[Utterance], seed: int, processes: 
     places = own or [0]
     return Share(
         part,
-        [utterances[each] for each in places],
+        utterances,
+        places,
         [derive_seed(seed, each) for each in places],
-        seed + processes.rank,
+        seed,
         counted=bool(own),
     )
 
@@ -123,6 +142,10 @@ def make_batch(share: Share, read: tuple[Augmented, Turns | None]) -> Batch:
     items = _items(share.part, share.utterances, changed)
     auxiliary = _auxiliary(share.part, share.utterances)
     return Batch(changed.streams, turns, items, auxiliary, changed.corrupted, share.counted)
+
+
+def _rows(streams: Mapping[str, Stream], places: Sequence[int]) -> dict[str, Stream]:
+    return {name: Stream(s.value[places], s.mask[places]) for name, s in streams.items()}
 
 
 def _items(part: Part, utterances: Sequence[Utterance], changed: Augmented) -> Items:

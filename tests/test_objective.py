@@ -29,9 +29,16 @@ PLAIN = settings_of(dropout=0.0, lora_dropout=0.0, entropy_weight=0.1)
 
 @pytest.fixture
 def assembly(toy: Path, toy_llm: Path) -> Assembly:
+    return assembled(toy, toy_llm, PLAIN)
+
+
+def assembled(
+    toy: Path, toy_llm: Path, settings: TrainSettings, context: tuple[int, int] = (0, 0)
+) -> Assembly:
+    """Build what a run with these settings trains."""
     from pipeline.model import open_backbone
 
-    wanted = request(toy, toy_llm, settings=PLAIN)
+    wanted = request(toy, toy_llm, settings=settings, context=context)
     corpus = open_corpus(wanted.source, (), lambda line: None)
     bench = Bench(
         lambda: open_backbone(str(toy_llm), wanted.device), no_progress, lambda line: None
@@ -99,6 +106,35 @@ def test_loss_and_gradients_are_those_of_the_formula(assembly: Assembly) -> None
     by_hand = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert_close(by_hand, {name: found[name] for name in by_hand}, 1e-6)
     assert not any(each.any() for name, each in found.items() if name not in by_hand)
+
+
+@pytest.mark.parametrize("context", [(0, 0), (1, 1)])
+def test_every_process_sees_the_noise_of_the_whole_step(
+    toy: Path, toy_llm: Path, context: tuple[int, int]
+) -> None:
+    noisy = settings_of(feature_noise={"audio": 1.0, "text": 0.5}, modality_noise=0.5)
+    part = assembled(toy, toy_llm, noisy, context).parts[0]
+    step = part.utterances["train"][:7]
+
+    def seen(processes: Processes) -> list[dict[str, list[Tensor]]]:
+        """Return the real rows of each utterance, its own and its neighbours'."""
+        changed, turns = share_of(part, step, 5, processes).read(noisy)
+        both = [changed.streams, *([turns.streams] if turns else [])]
+        return [
+            {
+                name: [each.value[row][each.mask[row]] for each in (s[name] for s in both)]
+                for name in both[0]
+            }
+            for row in range(len(changed.dropped))
+        ]
+
+    whole, shares = seen(Processes()), [seen(Processes(rank, 2)) for rank in range(2)]
+    assert [len(each) for each in shares] == [4, 3]
+    for place, expected in enumerate(whole):
+        found = shares[place % 2][place // 2]
+        for name, rows in expected.items():
+            assert len(rows) == (2 if any(context) else 1)
+            assert all(torch.equal(*pair) for pair in zip(rows, found[name], strict=True))
 
 
 @pytest.mark.parametrize("changes", [{}, {"label_smoothing": 0.1}])
