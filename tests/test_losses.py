@@ -12,8 +12,8 @@ from extract.table import read_table, write_table
 from generate.backbone import LoraSettings, load_language_model
 from generate.language_model import LanguageModel, PromptTokens
 from generate.prompts import Prompt
-from pipeline.items import Utterance
 from pipeline.fitting import task_of
+from pipeline.items import Utterance
 from pipeline.sampler import epoch_batches, steps_of
 from pipeline.settings import TrainSettings
 from pipeline.sources import Source, open_corpus
