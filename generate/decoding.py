@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ROWS = 8
+_NORMALISED_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def answer_log_probabilities(logits: Tensor, tree: AnswerTree) -> Tensor:
     device = logits.device
     source, token = tree.edge_source.to(device), tree.edge_token.to(device)
     # A few rows at a time: what is normalised is as large as the logits, and little of it is kept.
+    rows = max(1, _NORMALISED_BYTES // (4 * logits.shape[1] * logits.shape[2]))
     edges = [
-        rows.float().log_softmax(dim=-1)[:, source, token] for rows in torch.split(logits, _ROWS)
+        part.float().log_softmax(dim=-1)[:, source, token] for part in torch.split(logits, rows)
     ]
     return torch.cat(edges) @ tree.edge_of.to(device).T
