@@ -30,6 +30,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ from pipeline.settings import TrainSettings
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
 TASK, SEED = "classification", 1111
-TEXT_TOKENS, GENERATED, EVALUATIONS = 65, 4, 1
+TEXT_TOKENS, GENERATED = 65, 4
 SHAPES = {"text": 768, "audio": 512, "visual": 512}
 
 # Words of an utterance in MELD's training split: the minimum, every twentieth part, the maximum.
@@ -355,7 +356,10 @@ def make_bench(utterances: Sequence[Utterance], layers: int) -> Bench:
         "audio": {name: 25 + 17 * count for name, count in words.items()},
         "visual": {name: 2 + round(1.3 * count) for name, count in words.items()},
     }
-    scaling = {name: Scaling(np.zeros(dim), np.ones(dim)) for name, dim in SHAPES.items()}
+    scaling = {
+        name: Scaling(np.zeros(dim, np.float32), np.ones(dim, np.float32))
+        for name, dim in SHAPES.items()
+    }
     sets = {name: RandomFeatures(name, rows[name]) for name in SHAPES}
     trained = [each for group in model.trainable().values() for each in group]
     part = Part(
@@ -374,7 +378,9 @@ def make_bench(utterances: Sequence[Utterance], layers: int) -> Bench:
     return Bench(model, part, torch.optim.AdamW(trained, lr=0.0))
 
 
-def compare(utterances: Sequence[Utterance], size: int, count: int, layers: int) -> dict[str, Any]:
+def compare(
+    utterances: Sequence[Utterance], size: int, count: int, evaluated: int, layers: int
+) -> dict[str, Any]:
     """Run all ways in turn; returns what they took and how far their losses are apart."""
     bench = make_bench(utterances, layers)
     lengths = {each.id: len(_ids(bench, each.text or "")) for each in utterances}
@@ -384,7 +390,7 @@ def compare(utterances: Sequence[Utterance], size: int, count: int, layers: int)
     prompts = [bench.part.prompter.tokens(TASK, each).length(0) for each in train]
     epoch = list(epoch_batches(train, size, SEED, 1, prompts, SETTINGS.length_window))
     drawn = spread(epoch, count)
-    asked = spread(list(batches(test, size)), 2 * count)
+    asked = spread(list(batches(test, size)), evaluated)
     ways = {
         "predecessor": predecessor_loss,
         "egmf": egmf_loss,
@@ -395,28 +401,23 @@ def compare(utterances: Sequence[Utterance], size: int, count: int, layers: int)
     gc.collect()
     forget_peak()
     loaded = memory("VmRSS")
+    evaluations = {"predecessor": predecessor_evaluation, "egmf": egmf_evaluation}
+    for evaluate in evaluations.values():  # libraries warm up
+        evaluate(bench, [asked[0][:2]])
+    for name, evaluate in evaluations.items():  # before the optimizer takes memory
+        measured(evaluation[name], loaded, partial(evaluate, bench, asked))
+        print(f"evaluation {name}: {evaluation[name].seconds[-1]:.2f} s", flush=True)
     for loss_of in ways.values():  # libraries warm up, the optimizer gets its state
         training_step(bench, loss_of, drawn[0][:2])
     losses: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for number, batch in enumerate(drawn):
         for name, loss_of in ways.items():
-            found = measured(
-                training[name], loaded, lambda f=loss_of, b=batch: training_step(bench, f, b)
-            )
+            found = measured(training[name], loaded, partial(training_step, bench, loss_of, batch))
             losses[name].append(found)
             print(f"step {number + 1} {name}: {training[name].seconds[-1]:.2f} s", flush=True)
-    bench.optimizer.zero_grad(set_to_none=True)
-    for _ in range(EVALUATIONS):
-        for name, evaluate in (
-            ("predecessor", predecessor_evaluation),
-            ("egmf", egmf_evaluation),
-        ):
-            measured(evaluation[name], loaded, lambda f=evaluate: f(bench, asked))
-            print(f"evaluation {name}: {evaluation[name].seconds[-1]:.2f} s", flush=True)
-    rows = size * count
     return {
-        "training": {name: each.summary(rows) for name, each in training.items()},
-        "evaluation": {name: each.summary(EVALUATIONS * rows) for name, each in evaluation.items()},
+        "training": {name: each.summary(size * count) for name, each in training.items()},
+        "evaluation": {name: each.summary(size * evaluated) for name, each in evaluation.items()},
         "ratios": ratios(training, evaluation),
         "losses": losses,
         "largest_loss_difference": _apart(losses, "loss"),
@@ -467,7 +468,8 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--meld", type=Path, help="folder of MELD's CSV files")
     parser.add_argument("--batch", type=int, default=8, help="utterances a batch")
-    parser.add_argument("--batches", type=int, default=4, help="batches of each kind")
+    parser.add_argument("--batches", type=int, default=4, help="batches to train on")
+    parser.add_argument("--evaluated", type=int, default=16, help="batches to evaluate on")
     parser.add_argument("--layers", type=int, default=24, help="fewer only to try the benchmark")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, help="of torch; all cores where not given")
@@ -475,13 +477,14 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     utterances = read_meld(options.meld) if options.meld else invent_meld()
-    found = compare(utterances, options.batch, options.batches, options.layers)
+    found = compare(utterances, options.batch, options.batches, options.evaluated, options.layers)
     result = {
         "benchmark": "training and evaluation beside the predecessor's way",
         "model": {"shape": "Qwen2.5-0.5B", "layers": options.layers, "dtype": "float32"},
         "transcripts": "MELD" if options.meld else "random words of MELD's lengths",
         "batch_size": options.batch,
         "batches": options.batches,
+        "evaluated_batches": options.evaluated,
         "settings": SETTINGS.model_dump(mode="json"),
         **found,
         "environment": {
