@@ -37,8 +37,8 @@ from extract.shards import (
 
 DESCRIPTION_NAME = "features.json"
 QUARANTINE_NAME = "quarantine.csv"
-MAX_OPEN = 200
-"""Open shards of a reader at most: a process may usually have 1,024 files open."""
+MAX_OPEN = 64
+"""Open shards of a reader at most: HDF5 takes more than half a megabyte for each."""
 
 
 class Quarantined(NamedTuple):

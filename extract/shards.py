@@ -17,6 +17,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +186,18 @@ class Shard:
             raise self._damaged(error) from error
         try:
             self._verify(fingerprint)
-            self.ids: list[str] = list(self._file["id"].asstr()[:])
             self.offset: NDArray[np.int64] = self._file["offset"][:]
             self._value, self._time = self._file["value"], self._file["time"]
         except _DAMAGE as error:
             self.close()
+            raise self._damaged(error) from error
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The utterances' ids, in order; read when first asked for, which reading rows is not."""
+        try:
+            return list(self._file["id"].asstr()[:])
+        except _DAMAGE as error:
             raise self._damaged(error) from error
 
     def read(self, row: int) -> Features:

@@ -22,7 +22,7 @@ from fuse.streams import Stream
 from pipeline.pooling import pool_rows
 from pipeline.scaling import Scaling
 
-MEMORY_BYTES = 96 * 1024**2
+MEMORY_BYTES = 48 * 1024**2
 """Pooled features are kept in memory up to this size; beyond it they are read again each epoch."""
 
 MEANS_BYTES = 96 * 1024**2

@@ -9,7 +9,7 @@ from pipeline.context import Context
 from pipeline.items import Question, QuestionKey, Utterance
 
 ELLIPSIS = "…"
-KEPT_PROMPTS = 1 << 15
+KEPT_PROMPTS = 1 << 14
 """Tokenised prompts that are kept; those of a larger corpus are tokenised whenever needed."""
 
 
