@@ -15,6 +15,7 @@ from extract.table import read_table, write_table
 from pipeline.corpus import build_table
 from pipeline.errors import PipelineError
 from pipeline.manifest import DatasetEntry, load_manifest
+from pipeline.scaling import remember_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,7 @@ def import_features(
     imported, notes = import_files(request.files, listed_rows(table), labels, progress)
     for line in (*notes, *(line for one in imported for line in remarks(one))):
         say(line)
+    remember_sums(request.files.cache, entry.name)
     return imported
 
 
