@@ -25,20 +25,24 @@ _HASH_BLOCK = 1 << 20
 
 
 @contextmanager
-def publishing(path: Path) -> Iterator[Path]:
+def publishing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place when the block ends well.
 
     The block writes and closes the temporary file. On any exception it is removed and `path`
     stays as it was; an `OSError` names `path`, which people know, and not the temporary file.
+    Without `durable` nothing is fsynced, which is for files that are quickly made again: on a busy
+    disk a hundred of them would wait for minutes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{machine_name()}.{os.getpid()}.{secrets.token_hex(4)}"
     temporary = path.with_name(f"{path.name}.{writer}{_SUFFIX}")
     try:
         yield temporary
-        _fsync(temporary)
+        if durable:
+            _fsync(temporary)
         temporary.replace(path)
-        _fsync(path.parent)
+        if durable:
+            _fsync(path.parent)
     except BaseException as error:
         with suppress(OSError):  # where nothing could be written, nothing can be removed
             temporary.unlink(missing_ok=True)
@@ -47,9 +51,9 @@ def publishing(path: Path) -> Iterator[Path]:
         raise
 
 
-def publish_text(path: Path, text: str) -> None:
+def publish_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write `text` to `path` as UTF-8, all or nothing."""
-    with publishing(path) as temporary:
+    with publishing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -75,7 +75,7 @@ def _publish(out: Path, texts: Iterable[tuple[str, str]]) -> tuple[Path, ...]:
     files: list[Path] = []
     try:
         for name, text in texts:
-            publish_text(out / name, text)
+            publish_text(out / name, text, durable=False)
             files.append(out / name)
     except OSError as error:
         raise PipelineError(f"cannot write the report to {out}: {error}") from error
