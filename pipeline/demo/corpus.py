@@ -67,6 +67,7 @@ def ensure_corpus(
         publish_json(folder / RECORD, {**wanted, "complete": False})
         utterances = draw_utterances(spec)
         _write_clips(spec, utterances, folder, progress)
+        os.sync()  # all clips at once, before the record that vouches for them
         publish_text(folder / TABLE, _to_csv(_table_rows(spec, utterances)))
         publish_text(folder / TRUTH, _to_csv(map(_truth_row, utterances)))
         publish_json(folder / RECORD, wanted)
@@ -159,7 +160,7 @@ def _write_clip(job: tuple[DemoSpec, Utterance, Path]) -> None:
     spec, utterance, clips = job
     data = render_clip(spec, utterance)
     if data is not None:
-        with publishing(clips / f"{utterance.id}.mp4") as temporary:
+        with publishing(clips / f"{utterance.id}.mp4", durable=False) as temporary:
             temporary.write_bytes(data)
 
 
