@@ -106,8 +106,8 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether training has begun, of a fold perhaps: all that it needs could be read."""
-        return self.scaling.is_file() or any(self.path.glob("fold-*/scaling.json"))
+        """Whether there is a checkpoint, of a fold perhaps, that another run would throw away."""
+        return any(self.path.glob("checkpoint*")) or any(self.path.glob("fold-*/checkpoint*"))
 
     def read_result(self) -> dict[str, Any]:
         """Read the metrics of a finished run.

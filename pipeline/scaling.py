@@ -158,7 +158,7 @@ def _recall(folder: Path, dim: int) -> dict[str, Moments]:
         with np.load(folder / MEMORY_NAME, allow_pickle=False) as stored:
             keys, rows = stored["keys"], stored["rows"]
             total, squares = stored["total"], stored["squares"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile):
         return {}
     if total.shape != (len(keys), dim) or squares.shape != total.shape or len(rows) != len(keys):
         return {}

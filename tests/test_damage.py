@@ -62,7 +62,8 @@ def delete(path: Path, generator: random.Random) -> None:
 )
 def test_every_damage_is_named(cache: Path, tmp_path: Path, count: int) -> None:
     copy = Path(shutil.copytree(cache, tmp_path / "cache"))
-    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    # Remembered sums are no part of the cache: where they are damaged they are summed up again.
+    files = sorted(p for p in copy.rglob("*") if p.is_file() and p.suffix != ".npz")
     assert {path.suffix for path in files} == {".h5", ".json", ".csv", ".parquet"}
     assert named(copy) == set()
     generator = random.Random(count)
