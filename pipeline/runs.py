@@ -245,6 +245,7 @@ def recover_folder(place: Path) -> None:
     old = place.with_name(f"{place.name}.old")
     if not place.exists() and old.exists():
         old.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
     for partial in place.parent.glob(f"{place.name}.*.tmp"):
         shutil.rmtree(partial, ignore_errors=True)
 
