@@ -172,8 +172,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
 ) -> None:
     with pytest.raises(Killed):
         run(request(toy, toy_llm), stop_after=stop_after)
-    with pytest.raises(PipelineError, match="unfinished run; go on with --resume"):
-        run(request(toy, toy_llm))
+    if stop_after > 2:  # without a checkpoint there is nothing to lose
+        with pytest.raises(PipelineError, match="unfinished run; go on with --resume"):
+            run(request(toy, toy_llm))
     folder = run(request(toy, toy_llm, resume=True))
     expected = load_file(trained.best / "fusion.safetensors")
     found = load_file(folder.best / "fusion.safetensors")
