@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from harness import RESULTS, Benchmark, Row, command, compare, run_scores, train, write_results
+from harness import Benchmark, Row, command, compare, run_scores, train, write_results
 
 from pipeline.manifest import load_manifest
 from pipeline.settings import ABLATIONS
@@ -195,5 +195,4 @@ def _results(options: Namespace, row: str, dataset: str = "demo") -> list[dict[s
 
 
 if __name__ == "__main__":
-    RESULTS.mkdir(exist_ok=True)
     main()
