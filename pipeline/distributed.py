@@ -127,8 +127,14 @@ def join(*, cpu: bool) -> torch.device:
 
 
 def leave() -> None:
-    """Part from the other processes; all of them come here when nothing is left to do."""
+    """Part from the other processes; all of them come here when nothing is left to do.
+
+    None goes before the others have come, and the channel's threads end here: left to the
+    interpreter's own end, they abort the process now and then.
+    """
     if dist.is_initialized():
+        dist.barrier(group=_messages())
+        _messages.cache_clear()
         dist.destroy_process_group()
 
 
