@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ DESCRIPTION_NAME = "features.json"
 QUARANTINE_NAME = "quarantine.csv"
 MAX_OPEN = 64
 """Open shards of a reader at most: HDF5 takes more than half a megabyte for each."""
+
+_ROWS_AT_MOST = 2**32  # of a shard, in a reader's index
 
 
 class Quarantined(NamedTuple):
@@ -180,11 +183,17 @@ class FeatureSet:
         Raises:
             ExtractError: a shard that was done is gone or has another size.
         """
-        return {
-            name: (number, row)
-            for number, sidecar in self.sidecars()
-            for row, name in enumerate(sidecar.ids)
-        }
+        return dict(self.places())
+
+    def places(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Yield what `index` returns, one by one.
+
+        Raises:
+            ExtractError: as `index`.
+        """
+        for number, sidecar in self.sidecars():
+            for row, name in enumerate(sidecar.ids):
+                yield name, (number, row)
 
     def sidecars(self) -> Iterator[tuple[int, Sidecar]]:
         """Yield the number and the sidecar of each shard, in order.
@@ -274,7 +283,10 @@ class FeatureReader:
 
     def __init__(self, features: FeatureSet) -> None:
         self.features = features
-        self._index = features.index()
+        # For large corpora: an id is one string for all modalities, its place one number.
+        self._index = {
+            intern(name): number * _ROWS_AT_MOST + row for name, (number, row) in features.places()
+        }
         self._open: dict[int, Shard] = {}
         self._pid = os.getpid()
 
@@ -314,7 +326,7 @@ class FeatureReader:
             raise ExtractError(
                 f"{self.features.folder}: no features of {name}; run egmf-extract again"
             )
-        number, row = self._index[name]
+        number, row = divmod(self._index[name], _ROWS_AT_MOST)
         return self._shard(number), row
 
     def _shard(self, number: int) -> Shard:

@@ -9,6 +9,7 @@ file's own description, so that a record beside the table (`utterances.json`) ho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,8 +115,8 @@ def table_problem(path: Path) -> tuple[Path, str] | None:
     return path, "not the bytes that its record describes; run egmf-extract again to write it anew"
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table that `write_table` wrote.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a table that `write_table` wrote, or some of its columns.
 
     Returns:
         The frame, with `None` for missing text, NaN for missing numbers and pandas' `Int64` for
@@ -127,7 +128,9 @@ def read_table(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        table = pq.read_table(
+            path, columns=columns and list(columns), page_checksum_verification=True
+        )
     except FileNotFoundError as error:
         raise ExtractError(f"{path}: no such table; run egmf-extract first") from error
     except (pa.ArrowException, OSError) as error:
@@ -143,10 +146,12 @@ def read_table(path: Path) -> pd.DataFrame:
             "run egmf-extract again to write it anew"
         )
     frame = table.to_pandas(types_mapper={pa.int64(): _nullable_integer()}.get)
-    for field in SCHEMA:
+    for field in table.schema:
         if pa.types.is_string(field.type):
             values = frame[field.name].astype(object)
             frame[field.name] = values.where(values.notna(), None)
+    del table
+    pa.default_memory_pool().release_unused()  # else a large table's memory stays taken
     return frame
 
 

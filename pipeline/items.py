@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
+from numbers import Integral
+from sys import intern
 from typing import TYPE_CHECKING
 
 from generate.answers import number_answer, number_grid
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from pipeline.manifest import DatasetEntry
 
 TEXT = "text"
+COLUMNS = ("id", "split", "language", "text", "label", "score", "group", "order", "speaker")
+"""The columns of the utterance table that stage two reads."""
 HISTORY_SEPARATOR = " / "
 
 QuestionKey = tuple[str, str]
@@ -68,23 +73,28 @@ class Utterance:
 
 def utterances_of(table: pd.DataFrame) -> list[Utterance]:
     """Turn the utterance table into rows; empty text counts as absent."""
-    import pandas as pd
-
-    columns = ["id", "split", "language", "text", "label", "score", "group", "order", "speaker"]
+    columns = (table[each].array for each in COLUMNS)
+    # What rows, or tables and features, share is kept once: corpora have a million rows.
     return [
         Utterance(
-            id=row["id"],
-            split=row["split"],
-            language=row["language"],
-            text=row["text"] if isinstance(row["text"], str) and row["text"].strip() else None,
-            label=row["label"] if isinstance(row["label"], str) else None,
-            score=None if pd.isna(row["score"]) else float(row["score"]),
-            group=row["group"] if isinstance(row["group"], str) else None,
-            order=None if pd.isna(row["order"]) else int(row["order"]),
-            speaker=row["speaker"] if isinstance(row["speaker"], str) else None,
+            id=intern(name),
+            split=intern(split),
+            language=intern(language),
+            text=text if isinstance(text, str) and text.strip() else None,
+            label=_shared(label),
+            score=None if isnan(score) else float(score),
+            group=_shared(group),
+            order=int(order) if isinstance(order, Integral) else None,
+            speaker=_shared(speaker),
         )
-        for row in table[columns].to_dict("records")
+        for name, split, language, text, label, score, group, order, speaker in zip(
+            *columns, strict=True
+        )
     ]
+
+
+def _shared(value: object) -> str | None:
+    return intern(value) if isinstance(value, str) else None
 
 
 def questions_of(entry: DatasetEntry, languages: Iterable[str]) -> dict[QuestionKey, Question]:

@@ -10,7 +10,7 @@ from extract.features import FeatureSet, list_feature_sets
 from extract.files import sha256_of
 from extract.table import read_table
 from pipeline.errors import PipelineError
-from pipeline.items import Utterance, utterances_of
+from pipeline.items import COLUMNS, Utterance, utterances_of
 from pipeline.manifest import DatasetEntry, load_manifest, nearest
 from pipeline.settings import TrainSettings
 
@@ -52,7 +52,7 @@ def open_corpus(source: Source, needed: Iterable[str], say: Callable[[str], None
     entry = load_manifest(source.manifest).dataset(source.dataset)
     path = cached_table(source.cache, source.dataset)
     utterances: dict[str, list[Utterance]] = {name: [] for name in ("train", "valid", "test")}
-    for each in utterances_of(read_table(path)):
+    for each in utterances_of(read_table(path, COLUMNS)):
         utterances.setdefault(each.split, []).append(each)
     for split in needed:
         if not utterances[split]:

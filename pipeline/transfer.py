@@ -25,7 +25,7 @@ from pipeline.evaluation import decision_without_writing, metrics_of, prediction
 from pipeline.features import Features
 from pipeline.fitting import Material
 from pipeline.inputs import Inputs
-from pipeline.items import Question, QuestionKey, Utterance, questions_of, utterances_of
+from pipeline.items import COLUMNS, Question, QuestionKey, Utterance, questions_of, utterances_of
 from pipeline.judging import prompter_of
 from pipeline.manifest import DatasetEntry, Range, load_manifest
 from pipeline.model import Egmf
@@ -211,7 +211,7 @@ def _rows(table: Path, sets: Mapping[str, FeatureSet]) -> list[Utterance]:
     Raises:
         PipelineError: some are not extracted yet.
     """
-    rows = [each for each in utterances_of(read_table(table)) if each.split == "test"]
+    rows = [each for each in utterances_of(read_table(table, COLUMNS)) if each.split == "test"]
     for name, each in sets.items():
         done = each.index()
         if missing := sum(row.id not in done for row in rows):

@@ -3,9 +3,10 @@
     python benchmarks/scores/ablation.py [--work DIR] [--seeds N]
 
 Makes and extracts the demo under DIR, trains every row with the demo's own settings, though for 8
-epochs (the best of which is chosen on validation), and compares in pairs over dialogues and seeds. Beside the rows: the utterances whose modalities disagree, every
-subset of modalities against a model that was trained on it alone, noise in a modality's place, and
-two leaks that must not exist (media of other utterances, labels of other utterances).
+epochs (the best of which is chosen on validation), and compares in pairs over dialogues and seeds.
+Beside the rows: the utterances whose modalities disagree, every subset of modalities against a
+model that was trained on it alone, noise in a modality's place, and two leaks that must not exist
+(media of other utterances, labels of other utterances).
 """
 
 from __future__ import annotations
