@@ -9,9 +9,9 @@ not in it: say "about".
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -78,43 +78,61 @@ def forecast(model: Egmf, parts: Sequence[Part], settings: TrainSettings, seed: 
 
 
 class _Token:
-    """Stands for a tensor that autograd keeps, and tells when it lets go of it."""
+    """Stands for a tensor that autograd keeps; gone as soon as autograd lets go of it."""
 
-    def __init__(self, tensor: Tensor, forget: Callable[[int], None]) -> None:
+    def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        self._forget, self._place = forget, tensor.untyped_storage().data_ptr()
 
     def tensor_of(self) -> Tensor:
         """Return the tensor."""
         return self.tensor
 
-    def __del__(self) -> None:
-        self._forget(self._place)
+
+@dataclass(frozen=True)
+class _Storage:
+    """Bytes that autograd keeps, and what it keeps them for."""
+
+    size: int
+    users: list[ref[_Token]]
+
+    @property
+    def kept(self) -> bool:
+        return any(user() is not None for user in self.users)
 
 
 class _Kept:
-    """Counts the bytes that autograd keeps at once, each storage once, without the parameters'."""
+    """Counts the bytes that autograd keeps at once, each storage once, without the parameters'.
+
+    What was let go of is found by looking, for a finaliser would run inside of autograd's own
+    code, where an interrupt by the user is lost.
+    """
 
     def __init__(self, model: Egmf) -> None:
         self._parameters = {held(p).untyped_storage().data_ptr() for p in model.parameters()}
-        self._users: Counter[int] = Counter()
-        self._sizes: dict[int, int] = {}
+        self._storages: dict[int, _Storage] = {}
+        self._newest: ref[_Token] | None = None
         self._now = self.most = 0
+
+    def now(self) -> int:
+        """Look what is still kept; returns its bytes."""
+        self._storages = {place: each for place, each in self._storages.items() if each.kept}
+        self._now = sum(each.size for each in self._storages.values())
+        return self._now
 
     def keep(self, tensor: Tensor) -> _Token:
         """Count a tensor that is kept."""
+        if self._newest is not None and self._newest() is None:  # a backward pass has begun
+            self.now()
+        token = _Token(tensor)
+        self._newest = user = ref(token)
         storage = tensor.untyped_storage()
         place = storage.data_ptr()
         # The layers of a cut model are put together anew for every pass.
         weight = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
-        if not self._users[place] and not weight and place not in self._parameters:
-            self._sizes[place] = storage.nbytes()
+        if place in self._storages:
+            self._storages[place].users.append(user)
+        elif not weight and place not in self._parameters:
+            self._storages[place] = _Storage(storage.nbytes(), [user])
             self._now += storage.nbytes()
             self.most = max(self.most, self._now)
-        self._users[place] += 1
-        return _Token(tensor, self._forget)
-
-    def _forget(self, place: int) -> None:
-        self._users[place] -= 1
-        if not self._users[place]:
-            self._now -= self._sizes.pop(place, 0)
+        return token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,26 @@ def test_what_autograd_keeps_is_counted_once_and_given_back() -> None:
     x = torch.ones(100, 8, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(kept.keep, _Token.tensor_of):
         loss = (model(x) + model(x)).sum()
-    assert kept.most == kept._now == 100 * 8 * 4
+    assert kept.most == kept.now() == 100 * 8 * 4
     torch.autograd.backward(loss)
     del loss
-    assert kept._now == 0
+    assert kept.now() == 0
     assert kept.most == 3200
+
+
+def test_an_interrupt_amid_the_backward_pass_is_not_lost() -> None:
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(300)])
+    kept: Any = _Kept(model)  # type: ignore[arg-type]
+    with torch.autograd.graph.saved_tensors_hooks(kept.keep, _Token.tensor_of):
+        loss = model(torch.ones(500, 64)).sum()
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            torch.autograd.backward(loss)  # takes ten times as long
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_line() -> None:
