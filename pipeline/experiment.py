@@ -8,6 +8,7 @@ from typing import Any
 
 from fuse.config import EXPERTS
 from pipeline.errors import PipelineError
+from pipeline.fitting import rows_to_train, splits_to_train
 from pipeline.folds import Fold, make_folds, run_folds
 from pipeline.model import open_backbone
 from pipeline.one_run import train_and_score
@@ -20,7 +21,6 @@ from pipeline.sources import (
     check_modality_settings,
     default_experiment,
     open_corpus,
-    train_on,
 )
 
 __all__ = ["Request", "run_experiment"]
@@ -39,9 +39,6 @@ def run_experiment(
     corpus = open_whole(request, _needed_splits(request), say)
     # A slip is found before a folder is made.
     folds = _folds(request, corpus)
-    for each in [fold.corpus for fold in folds] or [corpus]:
-        if request.languages:
-            train_on(each, request.languages)
     experiment = experiment_of(request, corpus)
     folders = []
     for seed in request.seeds:
@@ -91,7 +88,8 @@ def open_whole(request: Request, needed: tuple[str, ...], say: Callable[[str], N
     """Open the dataset of a request with the tasks asked for.
 
     Raises:
-        PipelineError: the cache lacks something, or nothing has the context asked for.
+        PipelineError: the cache lacks something, a split has nothing to train a task with, or
+            nothing has the context asked for.
     """
     corpus = open_corpus(request.source, needed, say)
     check_modality_settings(request.settings, corpus.sets)
@@ -102,6 +100,8 @@ def open_whole(request: Request, needed: tuple[str, ...], say: Callable[[str], N
             f"--context: no utterance of {corpus.entry.name!r} has a group and an order, so none "
             "has neighbouring turns; leave it out, or give both columns in the table"
         )
+    if request.folds is None:  # which have splits of their own
+        rows_to_train(request, corpus)
     return corpus
 
 
@@ -116,11 +116,6 @@ def experiment_of(request: Request, corpus: Corpus) -> str:
         request.languages,
         request.tasks,
     )
-
-
-def splits_to_train(request: Request) -> tuple[str, ...]:
-    """Return the splits that training on a release's own splits needs."""
-    return ("train",) if request.settings.select == "last" else ("train", "valid")
 
 
 def config_of(request: Request, corpus: Corpus, experiment: str, seed: int) -> dict[str, Any]:
@@ -147,7 +142,12 @@ def config_of(request: Request, corpus: Corpus, experiment: str, seed: int) -> d
 def _folds(request: Request, corpus: Corpus) -> list[Fold]:
     if request.folds is None:
         return []
-    return make_folds(corpus, request.folds, validate=request.settings.select == "best")
+    folds = make_folds(corpus, request.folds, validate=request.settings.select == "best")
+    for each in folds:
+        rows_to_train(
+            request, each.corpus, f"--folds {request.folds}, {each.test} as the test split: "
+        )
+    return folds
 
 
 def _needed_splits(request: Request) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import torch
 from pipeline.checkpoints import Progress
 from pipeline.context import find_context
 from pipeline.distributed import this_process
+from pipeline.errors import PipelineError
 from pipeline.features import Features
 from pipeline.forecast import forecast
 from pipeline.inputs import Inputs
@@ -65,15 +66,34 @@ class Job:
     seed: int
 
 
+def splits_to_train(request: Request) -> tuple[str, ...]:
+    """Return the splits that training needs."""
+    return ("train",) if request.settings.select == "last" else ("train", "valid")
+
+
+def rows_to_train(request: Request, corpus: Corpus, where: str = "") -> Corpus:
+    """Leave only the languages asked for in training and validation; `where` begins messages.
+
+    Raises:
+        PipelineError: one of them is not there, or a split lacks every truth of a task.
+    """
+    if request.languages:
+        corpus = train_on(corpus, request.languages)
+    for split in splits_to_train(request):
+        for task in corpus.entry.task:
+            if all(each.truth(task) is None for each in corpus.utterances[split]):
+                raise PipelineError(f"{where}{_untrue(corpus, split, task, request.languages)}")
+    return corpus
+
+
 def open_material(request: Request, corpus: Corpus) -> Material:
     """Open a dataset's features and fit their scaling on its training split.
 
     Raises:
-        PipelineError: some rows are not extracted, or none is of the languages asked for.
+        PipelineError: some rows are not extracted, or what is asked for cannot be trained.
     """
     require_extracted(corpus)
-    if request.languages:
-        corpus = train_on(corpus, request.languages)
+    corpus = rows_to_train(request, corpus)
     pool = request.settings.pool
     scaling = fit_scaling(corpus.sets, pool, [each.id for each in corpus.utterances["train"]])
     features = Features(corpus.sets, pool, scaling)
@@ -117,7 +137,11 @@ def assemble(request: Request, materials: Sequence[Material], seed: int, bench: 
 def fit(
     assembly: Assembly, request: Request, folder: RunFolder, seed: int, bench: Bench
 ) -> tuple[Egmf, Progress]:
-    """Train, or go on from the last checkpoint; returns the model with the weights to be scored."""
+    """Train, or go on from the last checkpoint; returns the model with the weights to be scored.
+
+    Raises:
+        PipelineError: the checkpoint is damaged, or training diverges.
+    """
     settings = request.settings
     rows = [part.utterances["train"] for part in assembly.parts]
     steps = steps_an_epoch(rows, settings)
@@ -175,6 +199,20 @@ def _outputs(entries: Sequence[DatasetEntry]) -> list[dict[str, int]]:
         labels += entry.labels
         found.append({label.name: places[label.name] for label in entry.labels})
     return found
+
+
+def _untrue(corpus: Corpus, split: str, task: str, languages: Sequence[str]) -> str:
+    """Say that a split has nothing to train or validate a task with, and what to do."""
+    truth = "label" if task == "classification" else "score"
+    spoken = f" in {', '.join(languages)}" if languages else ""
+    others = [each for each in corpus.entry.task if each != task]
+    instead = f", ask {others[0]} alone with --tasks {others[0]}" if others else ""
+    instead += ", or train with --select last" if split == "valid" else ""
+    return (
+        f"{corpus.entry.name!r}: no utterance{spoken} of the split {split!r} has a {truth}, which "
+        f"{task} needs; give some of them a {truth} in the dataset's table and run egmf-extract "
+        f"again{instead}"
+    )
 
 
 def _balanced_weights(rows: Sequence[Utterance]) -> Mapping[str, float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from pipeline.distributed import Processes
 from pipeline.evaluation import decision_without_writing, metrics_of, prediction_table, score
@@ -11,11 +14,18 @@ from pipeline.model import Egmf
 from pipeline.parts import Part, Task
 from pipeline.settings import TrainSettings
 
+CRITERIA = {"classification": "weighted_f1", "regression": "mae"}
+"""The metric of each task by which epochs are compared."""
+
 
 def validate(
     model: Egmf, part: Part, settings: TrainSettings, processes: Processes
 ) -> dict[str, Any]:
-    """Score a dataset's validation split, each process its share; nothing where there is none."""
+    """Score a dataset's validation split, each process its share; nothing where there is none.
+
+    A model that has diverged answers with probabilities that are no numbers: then the criteria are
+    NaN too, since a label would come of it all the same.
+    """
     utterances, task = part.utterances["valid"], part.task
     if not utterances:
         return {}
@@ -35,6 +45,8 @@ def validate(
             for each in share
         }
         scored = [everything[each.id, name] for name in task.names for each in utterances]
+    if any(np.isnan(each.log_scores).any() for each in scored):
+        return {CRITERIA[name]: math.nan for name in task.names}
     config = model.fusion.config
     # Decided by probability whatever the run's decision is: free writing is for the final scores.
     decision = decision_without_writing(settings.decision)
@@ -45,13 +57,15 @@ def validate(
 def selection_value(metrics: Mapping[str, Any], task: Task) -> float:
     """Return what early stopping maximises: weighted F1, minus the error as a share of the range.
 
-    For one task this is the field's criterion (weighted F1, or the mean absolute error).
+    For one task this is the field's criterion (weighted F1, or the mean absolute error). NaN, which
+    no comparison prefers, where a metric is missing or undefined.
     """
     value = 0.0
-    if "classification" in task.names:
-        value += float(metrics["weighted_f1"])
-    if "regression" in task.names:
-        value -= float(metrics["mae"]) / task.score_scale
+    for name in task.names:
+        metric = metrics.get(CRITERIA[name])
+        if metric is None:
+            return math.nan
+        value += metric if name == "classification" else -metric / task.score_scale
     return value
 
 
