@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,8 +82,10 @@ def score(
         tasks: what is asked.
         batch_size: utterances at once.
         write: let the model also write freely.
-        without: modalities to take away, transcript and history included where text is one.
-        noise_in: modalities whose features are replaced by noise, the transcript taken away.
+        without: modalities to take away, from the neighbouring turns too; transcript and history
+            included where text is one.
+        noise_in: modalities whose features are replaced by noise, the neighbouring turns' too, the
+            transcript taken away.
 
     Returns:
         One entry a question, in the utterances' order for each task.
@@ -94,9 +96,10 @@ def score(
     prefixes = _encode_prefixes(model, prompter, utterances, tasks, hide)
     results: dict[tuple[str, str], Scored] = {}
     for batch, (streams, turns) in ahead(inputs.batch, batches(utterances, batch_size)):
-        for name in noise_in:
-            streams = {**streams, name: replace_by_noise(streams[name], ALL_ROWS, generator)}
-        fused = model.fuse(_take_away(streams, without), turns)
+        streams = _spoil(streams, without, noise_in, generator)
+        if turns is not None:
+            turns = replace(turns, streams=_spoil(turns.streams, without, noise_in, generator))
+        fused = model.fuse(streams, turns)
         groups: dict[QuestionKey, list[int]] = defaultdict(list)
         for row, utterance in enumerate(batch):
             for task in tasks:
@@ -106,8 +109,9 @@ def score(
             prompts = [prompter.tokens(task, batch[row], hide_text=hide) for row in rows]
             pseudo = fused.pseudo_tokens[torch.tensor(rows, device=model.device)]
             prefix = prefixes[task, language]
-            scores = model.language.answer_scores(prompts, question.answers, pseudo, prefix)
-            written = model.language.write(prompts, pseudo) if write else [None] * len(rows)
+            asked = prompts, question.answers, pseudo
+            scores = model.language.answer_scores(*asked, prefix)
+            written = model.language.write(*asked) if write else [None] * len(rows)
             for row, each, text in zip(rows, scores.double().cpu().numpy(), written, strict=True):
                 results[batch[row].id, task] = Scored(
                     batch[row], question, each, text, *_gate_row(fused.gate, row)
@@ -144,25 +148,26 @@ def prediction_table(
     A label is the most probable one. A number is the expectation over the grid, with
     `decision="median"` the median, or with `decision="argmax"` the most probable one. With
     `decision="generate"` both are what the model wrote, and `valid` is false where that cannot be
-    read. `answer` is the text behind a decision.
+    read. `answer` is the permitted answer behind a decision, behind an expectation the most
+    probable one, or what was written; `probability` is that answer's, none where it is unreadable.
     """
     rows = []
     for each in scored:
         question = each.question
         probabilities = each.probabilities(temperatures.get(question.task, 1.0))
-        best = int(probabilities.argmax())
-        answer, prediction = question.answers[best], question.values[best]
-        expectation = None
-        if question.task == "regression":
+        number = question.task == "regression"
+        middle = number and decision == "median"
+        place = median_of(probabilities) if middle else int(probabilities.argmax())
+        answer, prediction, expectation = question.answers[place], question.values[place], None
+        if number:
             expectation = float(probabilities @ np.asarray(question.values, dtype=np.float64))
             if decision == "expectation":
                 prediction = expectation
-            elif decision == "median":
-                prediction = question.values[median_of(probabilities)]
-        valid = True
+        valid, probability = True, float(probabilities[place])
         if decision == GENERATE:
             answer, read = each.written or "", read_answer(question, each.written or "")
             valid, prediction = read is not None, "" if read is None else read
+            probability = float(probabilities[_nearest(question, prediction)]) if valid else np.nan
         row: dict[str, Any] = {
             "id": each.utterance.id,
             "task": question.task,
@@ -171,7 +176,7 @@ def prediction_table(
             "answer": answer,
             "prediction": prediction if valid else None,
             "valid": valid,
-            "probability": float(probabilities[best]),
+            "probability": probability,
             "expectation": expectation,
         }
         row |= _named("gate_expert", experts, each.gate_experts)
@@ -252,11 +257,20 @@ def _encode_prefixes(
     }
 
 
-def _take_away(streams: Mapping[str, Stream], without: Collection[str]) -> dict[str, Stream]:
-    return {
-        name: Stream(stream.value * 0.0, stream.mask & False) if name in without else stream
-        for name, stream in streams.items()
-    }
+def _spoil(
+    streams: Mapping[str, Stream],
+    without: Collection[str],
+    noise_in: Collection[str],
+    generator: torch.Generator,
+) -> dict[str, Stream]:
+    """Take modalities away, and replace others by noise."""
+    spoilt = dict(streams)
+    for name in noise_in:
+        spoilt[name] = replace_by_noise(streams[name], ALL_ROWS, generator)
+    for name in without:
+        stream = streams[name]
+        spoilt[name] = Stream(stream.value * 0.0, stream.mask & False)
+    return spoilt
 
 
 def _best_temperature(known: Sequence[tuple[NDArray[np.float64], int]]) -> float:
@@ -266,6 +280,13 @@ def _best_temperature(known: Sequence[tuple[NDArray[np.float64], int]]) -> float
 
     bounds = (np.log(COOLEST), np.log(HOTTEST))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def _nearest(question: Question, value: str | float) -> int:
+    """Return the place of a label, or of the number of the grid that is nearest."""
+    if isinstance(value, str):
+        return question.values.index(value)
+    return int(np.abs(np.asarray(question.values, dtype=np.float64) - value).argmin())
 
 
 def _named(prefix: str, names: Sequence[str], values: NDArray[Any]) -> dict[str, float]:

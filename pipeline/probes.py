@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -62,26 +63,36 @@ def proper_subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
 def collapse_alarms(
     predictions: pd.DataFrame, metrics: Mapping[str, Any], baselines: Mapping[str, Any]
 ) -> list[str]:
-    """Say where predictions are no better than a constant, in plain words; usually none are."""
+    """Say where predictions are no better than a constant, in plain words; usually none are.
+
+    Args:
+        predictions: as `evaluation.prediction_table` gives them.
+        metrics: of those with a truth.
+        baselines: metrics of `majority` and `median`, as far as they apply.
+    """
     alarms = []
+    for task, rows in predictions.groupby("task", sort=False):
+        unreadable = 1.0 - rows["valid"].mean()
+        if unreadable >= COLLAPSED_SHARE:
+            alarms.append(f"collapsed: {unreadable:.0%} of the {task} answers cannot be read")
     labels = predictions[(predictions["task"] == "classification") & predictions["valid"]]
     if len(labels):
         top = labels["prediction"].value_counts(normalize=True)
-        majority = baselines.get("majority", {}).get("accuracy")
+        accuracy = metrics.get("accuracy", nan)
+        majority = baselines.get("majority", {}).get("accuracy", nan)
         if top.iloc[0] >= COLLAPSED_SHARE:
             alarms.append(f"collapsed: {top.iloc[0]:.0%} of all answers are {top.index[0]!r}")
-        elif majority is not None and metrics["accuracy"] <= majority:
-            alarms.append(
-                f"accuracy {metrics['accuracy']:.3f} does not exceed the majority's {majority:.3f}"
-            )
+        elif accuracy <= majority:
+            alarms.append(f"accuracy {accuracy:.3f} does not exceed the majority's {majority:.3f}")
     numbers = predictions[(predictions["task"] == "regression") & predictions["valid"]]
     if len(numbers):
         found, truth = (numbers[n].to_numpy(dtype=np.float64) for n in ("prediction", "truth"))
-        median = baselines.get("median", {}).get("mae")
-        if found.std() < CONSTANT_SPREAD * np.nanstd(truth):
+        mae, median = metrics.get("mae", nan), baselines.get("median", {}).get("mae", nan)
+        known = truth[np.isfinite(truth)]
+        if len(known) and found.std() < CONSTANT_SPREAD * known.std():
             alarms.append(f"collapsed: all numbers lie within {np.ptp(found):.2f} of each other")
-        elif median is not None and metrics["mae"] >= median:
-            alarms.append(f"MAE {metrics['mae']:.3f} is no better than the median's {median:.3f}")
+        elif mae >= median:
+            alarms.append(f"MAE {mae:.3f} is no better than the median's {median:.3f}")
     return alarms
 
 

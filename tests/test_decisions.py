@@ -30,7 +30,9 @@ def scored(*probabilities: float, written: str | None = None) -> Scored:
 def test_numbers_by_hand(decision: str, expected: float) -> None:
     table = prediction_table([scored(0.15, 0.4, 0.45)], (), ("text",), decision, {})
     assert table["prediction"].tolist() == pytest.approx([expected])
-    assert table["answer"].tolist() == ["+1.0"]
+    answer, probability = ("0.0", 0.4) if decision == "median" else ("+1.0", 0.45)
+    assert table["answer"].tolist() == [answer]
+    assert table["probability"].tolist() == pytest.approx([probability])
     assert not [column for column in table if column.startswith("gate_")]
 
 
@@ -51,6 +53,7 @@ def test_free_writing_is_read_or_counted() -> None:
     )
     assert table["valid"].tolist() == [True, False]
     assert table["prediction"].tolist()[0] == 0.0
+    assert table["probability"].tolist() == pytest.approx([0.2, np.nan], nan_ok=True)
     assert read_answer(QUESTION, "+1.0") == 1.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from extract.table import read_table, write_table
+from fuse.fusion import Fused
+from fuse.streams import Stream, Turns
 from pipeline.commands.train import Ablation
 from pipeline.errors import PipelineError
 from pipeline.experiment import Request, run_experiment
 from pipeline.llm import Llm
+from pipeline.model import Egmf
 from pipeline.probes import proper_subsets
 from pipeline.runs import RunFolder
 from pipeline.settings import ABLATIONS, TrainSettings, resolve_settings
@@ -212,6 +215,23 @@ def test_with_text_words_are_read(toy: Path, toy_llm: Path) -> None:
     write_table(read_table(path).assign(text="always the same"), path)
     second = run(request(toy, toy_llm, settings=settings, experiment="constant"))
     assert first.predictions("test").read_bytes() != second.predictions("test").read_bytes()
+
+
+def test_without_a_modality_neighbours_lack_it_too(
+    toy: Path, toy_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fuse, seen = Egmf.fuse, []
+
+    def watched(self: Egmf, streams: Mapping[str, Stream], turns: Turns | None = None) -> Fused:
+        if not self.training and turns is not None and not streams["text"].mask.any():
+            seen.append({name: bool(each.mask.any()) for name, each in turns.streams.items()})
+        return fuse(self, streams, turns)
+
+    monkeypatch.setattr(Egmf, "fuse", watched)
+    settings = TrainSettings(**{**SETTINGS.model_dump(), "epochs": 1})
+    run(request(toy, toy_llm, settings=settings, context=(1, 1)))
+    assert {"text": False, "audio": True, "visual": True} in seen
+    assert not any(each["text"] for each in seen)
 
 
 def test_a_modality_that_nobody_has_is_left_out(toy: Path, toy_llm: Path) -> None:

@@ -40,9 +40,9 @@ BENCHMARK = Benchmark(
     metrics=METRICS,
     rows=(
         Row(FULL, (), against=("concat",)),
-        *(Row(f"no-{part}", ("--ablate", part), against=(FULL,)) for part in ABLATIONS),
         Row("concat", ("--fusion", "concat", "--set", "match_size=true"), against=(FULL,)),
-        Row("context", ("--context", "2"), against=(FULL,)),
+        *(Row(f"no-{part}", ("--ablate", part), against=(FULL,)) for part in ABLATIONS),
+        Row("context", ("--context", "2"), FEW, against=(FULL,)),
         *(
             Row(f"only-{each}", ("--modalities", each.replace("+", ",")), FEW, against=(FULL,))
             for each in SUBSETS
