@@ -12,7 +12,12 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from generate.errors import GenerateError, first_line
@@ -38,6 +43,8 @@ class Backbone:
 
     def __init__(self, model: Any, tokenizer: Any, sharding: Sharding | None = None) -> None:
         self._bare = model.requires_grad_(False)
+        # How its makers let it chat (sampling, penalties) is not how it writes answers here.
+        self._bare.generation_config = GenerationConfig()
         self._tokenizer = tokenizer
         self._sharding = sharding
         self._adapted: PeftModel | None = None
@@ -67,7 +74,8 @@ class Backbone:
                 keeping what they came to.
 
         Raises:
-            GenerateError: the saved adapter is damaged or fits another model.
+            GenerateError: the saved adapter is damaged or fits another model, or the model takes no
+                adapter of this kind.
         """
         if self._adapted is not None:
             self._bare = self._adapted.unload()
@@ -84,18 +92,7 @@ class Backbone:
             if adapter is not None:
                 model = self._adapted = _with_adapter(model, adapter)
             elif lora is not None:
-                model = self._adapted = get_peft_model(
-                    model,
-                    LoraConfig(
-                        r=lora.rank,
-                        lora_alpha=lora.alpha,
-                        lora_dropout=lora.dropout,
-                        use_dora=lora.kind == "dora",
-                        use_rslora=lora.kind == "rslora",
-                        target_modules="all-linear",
-                        task_type="CAUSAL_LM",
-                    ),
-                )
+                model = self._adapted = _with_fresh_adapter(model, lora)
         return LanguageModel(_on(model, self.device), self._tokenizer, self._sharding)
 
 
@@ -138,9 +135,7 @@ def load_backbone(
     _check_directory(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="sdpa", **quantised
-        )
+        model = _load(source, dtype=dtype, **quantised)
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise GenerateError(
             f"cannot load a language model from {source}: {_reason(error)}; give a directory "
@@ -159,6 +154,16 @@ def load_backbone(
     if peers is not None:
         return Backbone(model, tokenizer, Sharding(model, device, peers))
     return Backbone(_on(model, device), tokenizer)
+
+
+def _load(source: str, **options: Any) -> Any:
+    """Load a model with PyTorch's own attention, or its plain one if it knows no other."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+    return AutoModelForCausalLM.from_pretrained(source, attn_implementation="eager", **options)
 
 
 def _four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -195,6 +200,32 @@ def _check_directory(source: str) -> None:
         raise GenerateError(f"{source} is not a language model: it holds no config.json; {remedy}")
     if not folder.exists() and (source.startswith((".", "~", "/")) or source.count("/") > 1):
         raise GenerateError(f"{source} is not a language model: no such directory; {remedy}")
+
+
+def _with_fresh_adapter(model: Any, lora: LoraSettings) -> Any:
+    """Draw an adapter for the model.
+
+    Raises:
+        GenerateError: peft cannot adapt the model this way, such as experts with dropout.
+    """
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                use_dora=lora.kind == "dora",
+                use_rslora=lora.kind == "rslora",
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
+    except ValueError as error:
+        raise GenerateError(
+            f"{type(model).__name__} takes no such adapter: {first_line(error)}; a mixture of "
+            "experts needs --set lora_dropout=0 and knows no --set lora_kind=dora"
+        ) from error
 
 
 def _with_adapter(model: Any, folder: Path) -> Any:

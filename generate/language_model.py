@@ -8,25 +8,28 @@ nowhere else: the vocabulary projection of a whole prompt is often the largest p
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
 from generate.decoding import AnswerTree, answer_log_probabilities, build_tree, tree_attention
-from generate.prefix import WORTH, Prefix, attends_to_everything, common_start, empty_cache
+from generate.padding import Padded
+from generate.prefix import WORTH, Prefix, common_start, empty_cache, reach
 from generate.prompts import Prompt
 from generate.sharding import Sharding
 
 LOGITS_BYTES = 1 << 28
 """Logits of answer trees that exist at a time, outside training."""
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -42,37 +45,6 @@ class PromptTokens:
         return len(self.before) + pseudo_tokens + len(self.after)
 
 
-@dataclass(frozen=True)
-class _Padded:
-    """A left-padded batch: `embeddings` [batch, length, dim] and `mask` [batch, length] bool.
-
-    Before its first column lies `prefix`, where there is one.
-    """
-
-    embeddings: Tensor
-    mask: Tensor
-    prefix: Prefix | None
-
-    @property
-    def ends(self) -> Tensor:
-        """Number of real tokens in each row, prefix included, [batch, 1]."""
-        return self.mask.long().sum(dim=1, keepdim=True) + self._before
-
-    @property
-    def positions(self) -> Tensor:
-        """Place of every token among the real ones, [batch, length]."""
-        return (self.mask.long().cumsum(dim=1) - 1).clamp(min=0) + self._before
-
-    @property
-    def seen(self) -> Tensor:
-        """Which columns are real, those of the prefix included, [batch, prefix + length]."""
-        return nn.functional.pad(self.mask, (self._before, 0), value=True)
-
-    @property
-    def _before(self) -> int:
-        return 0 if self.prefix is None else len(self.prefix)
-
-
 class LanguageModel(nn.Module):
     """A loaded model and tokenizer, ready to read pseudo tokens and to write answers."""
 
@@ -82,24 +54,23 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.sharding = sharding
         self.end = int(tokenizer.eos_token_id)
-        weight = model.get_input_embeddings().weight.detach()
-        self.embedding_dim = int(weight.shape[1])
-        self.embedding_rms = float(weight.float().square().mean().sqrt())
-        self.shares_prefix = attends_to_everything(model.config)
+        self.embedding_dim = int(model.get_input_embeddings().weight.shape[1])
+        self.embedding_rms = _embedding_rms(model.get_input_embeddings())
+        self.reach = reach(model.config)
+        self.shares_prefix = math.isinf(self.reach)
+        self._start = _start(tokenizer)
         self._tree = lru_cache(maxsize=64)(self._build_tree)
         self._encode_again = lru_cache(maxsize=64)(self._encode)
         self._ids: dict[int, int] = {}
 
     def tokenize(self, prompt: Prompt) -> PromptTokens:
-        """Tokenise a rendered prompt, with a beginning-of-text token where the tokenizer has one.
+        """Tokenise a rendered prompt, behind what the tokenizer begins every text with.
 
         An answer that follows ASCII text is separated by a space, as words are; one that follows
-        Chinese punctuation is not.
+        Chinese punctuation is not. What is spelt like a special token is read as ordinary text.
         """
-        start = self.tokenizer.bos_token_id
-        before = self._encode(prompt.before)
         return PromptTokens(
-            before=before if start is None else (int(start), *before),
+            before=self._start + self._encode(prompt.before),
             after=self._encode_again(prompt.after),
             answers_take_space=prompt.after[-1:].isascii(),
         )
@@ -120,7 +91,7 @@ class LanguageModel(nn.Module):
             return None
         prefix = Prefix(tokens, empty_cache())
         ids = torch.tensor([tokens], device=self.model.get_input_embeddings().weight.device)
-        batch = _Padded(self._embed(ids), torch.ones_like(ids, dtype=torch.bool), None)
+        batch = Padded(self._embed(ids), torch.ones_like(ids, dtype=torch.bool), None)
         self._logits(batch.embeddings, batch.mask, batch.positions, 1, prefix)
         return prefix
 
@@ -139,30 +110,11 @@ class LanguageModel(nn.Module):
             pseudo: pseudo tokens, [batch, tokens, embedding_dim].
             weights: of each item in both sums, [batch]; all one where None.
         """
-        targets = self._targets(prompts, answers)
-        keep = max(len(ids) for ids in targets)
-        device = pseudo.device
-        labels = torch.full((len(targets), keep), -100, device=device)
-        for row, ids in enumerate(targets):
-            labels[row, : len(ids)] = torch.tensor(ids, device=device)
-        padded = self._pad(prompts, pseudo, self.encode_prefix(prompts))
-        # The end token is predicted, never read.
-        given = labels[:, :-1]
-        embeddings = self._embed(given.clamp(min=0)).to(padded.embeddings.dtype)
-        batch = _Padded(
-            torch.cat([padded.embeddings, embeddings], dim=1),
-            torch.cat([padded.mask, given != -100], dim=1),
-            padded.prefix,
-        )
-        logits = self._logits(batch.embeddings, batch.seen, batch.positions, keep, batch.prefix)
-        reduction = "sum" if weights is None else "none"
-        loss = nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), reduction=reduction, ignore_index=-100
-        )
+        count = self.count_tokens(prompts, answers, weights)
         if weights is None:
-            return loss, int((labels != -100).sum())
-        each = loss.view_as(labels).sum(dim=1)
-        return (weights.to(each) * each).sum(), self.count_tokens(prompts, answers, weights)
+            return self._token_losses(prompts, answers, pseudo, "sum"), count
+        each = self._token_losses(prompts, answers, pseudo, "none").sum(dim=1)
+        return (weights.to(each) * each).sum(), count
 
     def count_tokens(
         self,
@@ -211,8 +163,9 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Return log p(answer | prompt) of every permitted answer, [batch, answers].
 
-        One pass over prompt and answer tree; normalise over the answers with a softmax. All prompts
-        of a batch must end alike (the same language), since the space before an answer is shared.
+        One pass over prompt and answer tree for all prompts that end alike (with a space before
+        the answer, or without); normalise over the answers with a softmax. A model that cannot
+        tell the tree's branches apart reads every answer by itself: slower, and the same numbers.
 
         Args:
             prompts: one for each item of the batch.
@@ -220,28 +173,38 @@ class LanguageModel(nn.Module):
             pseudo: pseudo tokens, [batch, tokens, embedding_dim].
             prefix: what these prompts, and maybe others, begin with; found here where None.
         """
-        tree = self._tree(tuple(answers), prompts[0].answers_take_space)
+        longest = max(prompt.length(pseudo.shape[1]) for prompt in prompts)
+        if longest + self._longest(prompts, answers) > self.reach:
+            return self._scores_apart(prompts, answers, pseudo)
         prefix = self.encode_prefix(prompts) if prefix is None else prefix
-        row_bytes = 4 * (len(tree) + 1) * self.model.config.get_text_config().vocab_size
-        # The gradient needs all logits anyway.
-        rows = len(prompts) if torch.is_grad_enabled() else max(1, LOGITS_BYTES // row_bytes)
-        return torch.cat(
-            [
-                self._tree_scores(prompts[at : at + rows], tree, pseudo[at : at + rows], prefix)
-                for at in range(0, len(prompts), rows)
-            ]
-        )
+        groups: dict[bool, list[int]] = defaultdict(list)
+        for row, prompt in enumerate(prompts):
+            groups[prompt.answers_take_space].append(row)
+        scores = []
+        for take_space, rows in groups.items():
+            tree = self._tree(tuple(answers), take_space)
+            row_bytes = 4 * (len(tree) + 1) * self.model.config.get_text_config().vocab_size
+            # The gradient needs all logits anyway.
+            size = len(rows) if torch.is_grad_enabled() else max(1, LOGITS_BYTES // row_bytes)
+            for some in _cut(rows, size):
+                chosen = [prompts[row] for row in some]
+                scores.append(self._tree_scores(chosen, tree, pseudo[some], prefix))
+        order = torch.tensor([row for rows in groups.values() for row in rows])
+        return torch.cat(scores)[order.argsort().to(pseudo.device)]
 
     @torch.no_grad()
     def write(
-        self, prompts: Sequence[PromptTokens], pseudo: Tensor, max_new_tokens: int = 12
+        self, prompts: Sequence[PromptTokens], answers: Sequence[str], pseudo: Tensor
     ) -> list[str]:
-        """Let the model write freely (greedy); returns its raw answers, stripped."""
+        """Let the model write freely (greedy), no longer than the longest permitted answer.
+
+        Returns its raw answers, stripped.
+        """
         padded = self._pad(prompts, pseudo)
         written = self.model.generate(
             inputs_embeds=padded.embeddings,
             attention_mask=padded.mask.long(),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=self._longest(prompts, answers) + 1,
             do_sample=False,
             pad_token_id=self.end,
             eos_token_id=self.end,
@@ -267,7 +230,8 @@ class LanguageModel(nn.Module):
         return self.training and any(getattr(e, "gradient_checkpointing", False) for e in layers)
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        # A transcript that spells a special token must not end or steer the prompt.
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         # Prompts are kept for a whole run: one object a token id, not one an occurrence.
         return tuple(self._ids.setdefault(each, each) for each in ids)
 
@@ -280,6 +244,52 @@ class LanguageModel(nn.Module):
             [*self._answer_ids(answer, prompt.answers_take_space), self.end]
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
+
+    def _longest(self, prompts: Sequence[PromptTokens], answers: Sequence[str]) -> int:
+        """Return the number of tokens of the longest answer, without its end."""
+        spaces = {prompt.answers_take_space for prompt in prompts}
+        return max(len(self._answer_ids(each, space)) for each in answers for space in spaces)
+
+    def _token_losses(
+        self,
+        prompts: Sequence[PromptTokens],
+        answers: Sequence[str],
+        pseudo: Tensor,
+        reduction: Literal["sum", "none"],
+    ) -> Tensor:
+        """Return the answers' negative log-likelihood: summed, or of each token [batch, tokens]."""
+        targets = self._targets(prompts, answers)
+        keep = max(len(ids) for ids in targets)
+        device = pseudo.device
+        labels = torch.full((len(targets), keep), -100, device=device)
+        for row, ids in enumerate(targets):
+            labels[row, : len(ids)] = torch.tensor(ids, device=device)
+        padded = self._pad(prompts, pseudo, self.encode_prefix(prompts))
+        # The end token is predicted, never read.
+        given = labels[:, :-1]
+        embeddings = self._embed(given.clamp(min=0)).to(padded.embeddings.dtype)
+        batch = Padded(
+            torch.cat([padded.embeddings, embeddings], dim=1),
+            torch.cat([padded.mask, given != -100], dim=1),
+            padded.prefix,
+        )
+        logits = self._logits(batch.embeddings, batch.seen, batch.positions, keep, batch.prefix)
+        loss = nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), reduction=reduction, ignore_index=-100
+        )
+        return loss if reduction == "sum" else loss.view_as(labels)
+
+    def _scores_apart(
+        self, prompts: Sequence[PromptTokens], answers: Sequence[str], pseudo: Tensor
+    ) -> Tensor:
+        """Score every answer behind a copy of its prompt; in training all of them in one pass."""
+        pairs = [(row, answer) for row in range(len(prompts)) for answer in answers]
+        scores = []
+        for some in _cut(pairs, len(pairs) if torch.is_grad_enabled() else len(prompts)):
+            rows, written = [row for row, _ in some], [answer for _, answer in some]
+            chosen = [prompts[row] for row in rows]
+            scores.append(-self._token_losses(chosen, written, pseudo[rows], "none").sum(dim=1))
+        return torch.cat(scores).view(len(prompts), len(answers))
 
     def _build_tree(self, answers: tuple[str, ...], take_space: bool) -> AnswerTree:
         return build_tree([self._answer_ids(answer, take_space) for answer in answers], self.end)
@@ -307,7 +317,7 @@ class LanguageModel(nn.Module):
 
     def _pad(
         self, prompts: Sequence[PromptTokens], pseudo: Tensor, prefix: Prefix | None = None
-    ) -> _Padded:
+    ) -> Padded:
         """Embed prompts around their pseudo tokens, without their prefix, and pad at the left."""
         count, device = pseudo.shape[1], pseudo.device
         if prefix is not None:
@@ -328,7 +338,7 @@ class LanguageModel(nn.Module):
         embeddings = self._embed(ids.to(device))
         where = slot.to(device).unsqueeze(-1)
         embeddings = embeddings.masked_scatter(where, pseudo.to(embeddings.dtype))
-        return _Padded(embeddings, mask.to(device), prefix)
+        return Padded(embeddings, mask.to(device), prefix)
 
     def _logits(
         self,
@@ -352,3 +362,28 @@ class LanguageModel(nn.Module):
             logits_to_keep=kept,
         )
         return output.logits
+
+
+def _start(tokenizer: Any) -> tuple[int, ...]:
+    """Return what the tokenizer itself puts before a text: `<s>`, `[gMASK]<sop>`, or nothing."""
+    word = tokenizer.encode("a", add_special_tokens=False)
+    text = tokenizer.encode("a")
+    at = next((at for at in range(len(text)) if text[at : at + len(word)] == word), 0)
+    return tuple(text[:at])
+
+
+def _embedding_rms(embedding: nn.Module) -> float:
+    """Return the root mean square of embedded tokens, which Gemma's module scales on their way."""
+    weight = cast(Tensor, embedding.weight).detach()
+    some = torch.arange(min(len(weight), 1024), device=weight.device)
+    with torch.no_grad():
+        scale = _rms(embedding(some)) / _rms(weight[some])
+    return _rms(weight) * scale
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.float().square().mean().sqrt())
+
+
+def _cut(items: list[_Item], size: int) -> list[list[_Item]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]

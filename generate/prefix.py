@@ -7,6 +7,7 @@ batch. Gradients flow through them: with LoRA the start is trained like the rest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -67,8 +68,19 @@ def common_start(sequences: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...],
     return start, count
 
 
-def attends_to_everything(config: Any) -> bool:
-    """Tell whether every layer sees all earlier tokens: no window, no recurrent state."""
-    kinds = getattr(config, "layer_types", None) or ()
-    windowed = getattr(config, "sliding_window", None) is not None
-    return not windowed and all(kind == "full_attention" for kind in kinds)
+def reach(config: Any) -> float:
+    """Return how long a text may be so that each token sees exactly what it is told to.
+
+    Infinite for plain attention, and the width of the narrowest window. Zero where that cannot be
+    told: layers with a state of their own (convolutions, recurrences) read their neighbours
+    whatever the mask says, ALiBi counts columns and no positions, and attention other than that of
+    `torch.nn.functional.scaled_dot_product_attention` takes other masks.
+    """
+    config = config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention"}:
+        return 0.0
+    if config._attn_implementation != "sdpa" or getattr(config, "alibi", False):
+        return 0.0
+    window = getattr(config, "sliding_window", None)
+    return math.inf if window is None else float(window)

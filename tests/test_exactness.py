@@ -6,20 +6,22 @@ mask, position ids or cache, and all of its logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import AutoConfig, DynamicCache
 
 from generate.answers import number_answer, number_grid
 from generate.backbone import LoraSettings, load_language_model
 from generate.language_model import LanguageModel, PromptTokens
-from generate.prefix import attends_to_everything, common_start
+from generate.prefix import common_start, reach
 from generate.prompts import Prompt
 from generate.tiny import make_tiny_llm
 
@@ -97,6 +99,29 @@ def brute_force(model: LanguageModel, prompt: PromptTokens, pseudo: Tensor, answ
     return sum(float(scores[place, token]) for place, token in enumerate([*ids, model.end]))
 
 
+def by_token(
+    model: LanguageModel, prompts: list[PromptTokens], pseudo: Tensor, ids: list[int]
+) -> Tensor:
+    """Logits of a padded batch whose answer is fed token by token, as free generation does."""
+    padded = model._pad(prompts, pseudo)
+    cache, mask, step = DynamicCache(config=model.model.config), padded.mask, padded.embeddings
+    positions, found = padded.positions, []
+    for token in [*ids, None]:
+        output = model.model(
+            inputs_embeds=step,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        found.append(output.logits[:, -1])
+        if token is not None:
+            step = embed(model, [token]).expand(len(prompts), -1, -1)
+            mask = torch.nn.functional.pad(mask, (0, 1), value=True)
+            positions = positions[:, -1:] + 1
+    return torch.stack(found, dim=1)
+
+
 @contextmanager
 def captured(model: LanguageModel) -> Iterator[list[Tensor]]:
     """Logits of every pass of the model."""
@@ -149,27 +174,11 @@ def test_a_key_value_cache_changes_no_logit(model: LanguageModel) -> None:
         prompts = prompts_of(model, language, texts)
         pseudo = pseudo_for(model, len(texts), tokens)
         ids = answer_ids(model, prompts[0], LABELS[language][label])
-        padded = model._pad(prompts, pseudo)
-        cache, mask, step = DynamicCache(), padded.mask.long(), padded.embeddings
-        positions, found = padded.positions, []
         with torch.no_grad():
-            for token in [*ids, None]:
-                output = model.model(
-                    inputs_embeds=step,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                found.append(output.logits[:, -1])
-                if token is not None:
-                    step = embed(model, [token]).expand(len(texts), -1, -1)
-                    mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-                    positions = positions[:, -1:] + 1
+            found = by_token(model, prompts, pseudo, ids)
             for row, prompt in enumerate(prompts):
                 expected = alone(model, prompt, pseudo[row : row + 1], ids)
-                by_token = torch.stack([each[row] for each in found])
-                torch.testing.assert_close(by_token, expected, **TOLERANCE)
+                torch.testing.assert_close(found[row], expected, **TOLERANCE)
 
     check()
 
@@ -305,13 +314,21 @@ def test_the_common_start_is_the_longest(sequences: list[tuple[int, ...]]) -> No
     assert len(longer) > 1 or len(next(iter(longer))) == len(start)
 
 
-class Config:
-    def __init__(self, **fields: object) -> None:
-        self.__dict__.update(fields)
-
-
-def test_windows_and_recurrent_layers_share_nothing() -> None:
-    assert attends_to_everything(Config())
-    assert attends_to_everything(Config(layer_types=["full_attention"] * 2, sliding_window=None))
-    assert not attends_to_everything(Config(layer_types=["full_attention", "linear_attention"]))
-    assert not attends_to_everything(Config(sliding_window=4096))
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        ("llama", {}, math.inf),
+        ("qwen2", {"sliding_window": 64}, math.inf),
+        ("qwen2", {"sliding_window": 64, "use_sliding_window": True}, 64),
+        ("mistral", {"sliding_window": 4096}, 4096),
+        ("gemma3", {"text_config": {"sliding_window": 512}}, 512),
+        ("llama4_text", {}, 0),
+        ("qwen3_next", {}, 0),
+        ("mamba", {}, 0),
+        ("falcon", {"alibi": True}, 0),
+        ("llama", {"attn_implementation": "eager"}, 0),
+    ],
+)
+def test_how_far_a_mask_can_be_trusted(kind: str, fields: dict[str, Any], expected: float) -> None:
+    config = AutoConfig.for_model(kind, **{"attn_implementation": "sdpa", **fields})
+    assert reach(config) == expected
