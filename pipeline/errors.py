@@ -8,4 +8,8 @@ class PipelineError(Exception):
     """A user's mistake in a manifest, a flag or a path: says what, where, and what to do."""
 
 
+class DivergenceError(PipelineError):
+    """Training came to losses, gradients or scores that are not finite, and was ended."""
+
+
 USER_ERRORS: tuple[type[Exception], ...] = (PipelineError, ExtractError, GenerateError)

@@ -14,7 +14,7 @@ from functools import cache, partial
 import torch
 
 from pipeline.distributed import this_process
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergenceError
 from pipeline.fitting import Assembly, Job, assemble, open_material
 from pipeline.forecast import forecast
 from pipeline.model import open_backbone
@@ -53,7 +53,7 @@ def follow(device: torch.device) -> None:
                 advance=_nothing,
                 say=_nothing,
             )
-        except PipelineError:  # the first process has the same one, and says it
+        except DivergenceError:  # the first process has the same one, and says it
             continue
 
 

@@ -70,7 +70,7 @@ def run_joint(
     requests = sorted(requests, key=lambda each: each.source.dataset)
     first = requests[0]
     if first.folds is not None:
-        raise PipelineError("--joint and --folds contradict each other; give one of them")
+        raise PipelineError("--joint and --folds are not supported together; give one of them")
     check_parts(first)
     bench = bench_of(first, progress, say)
     corpora = [open_whole(each, splits_to_train(each), say) for each in requests]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fuse.fusion import Fusion
 from fuse.streams import Stream
 from fuse.variants.self_supervision import SelfSupervision, hide_segments
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergenceError
 from pipeline.items import Utterance
 from pipeline.runs import RunFolder
 from pipeline.sampler import derive_seed, epoch_batches
@@ -61,7 +61,7 @@ def pretrain(
         The seconds that it took.
 
     Raises:
-        PipelineError: the loss is not finite.
+        DivergenceError: the gradient is not finite.
     """
     started = time.monotonic()
     rows = [pretraining_rows(part) for part in parts]
@@ -92,7 +92,7 @@ def pretrain(
             torch.autograd.backward(losses.sum())
             norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
             if not norm.isfinite():
-                raise PipelineError(
+                raise DivergenceError(
                     f"{folder.path}: the gradient of pre-training is not finite in epoch {epoch}; "
                     "train with a lower --set fusion_lr=..., or without pretrain_epochs"
                 )

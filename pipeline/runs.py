@@ -151,6 +151,20 @@ class RunFolder:
         with self.log.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(jsonable(line), ensure_ascii=False) + "\n")
 
+    def read_log(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of the log; one that is cut off or damaged is left out."""
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
 
 def run_folder(runs: Path, dataset: str, experiment: str, seed: int) -> RunFolder:
     """Return where a run lies.

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import optuna
 
 
+OF_ALL_TRIALS = ("dtype", "load_in_4bit", "shard_llm")
+"""Settings that say how the language model is loaded, which is done once for all trials."""
+
+
 class Span(BaseModel):
     """Numbers from `low` to `high`; whole ones where both are."""
 
@@ -95,6 +99,12 @@ def read_study(path: Path) -> StudyFile:
     except ValidationError as error:
         raise PipelineError(f"{path}: {explain(error)}") from None
     check_names(study.space, f"{path}, space")
+    for name in OF_ALL_TRIALS:
+        if name in study.space:
+            raise PipelineError(
+                f"{path}, space: {name!r} says how the language model is loaded, once for all "
+                f"trials; leave it out, and give one value to all of them with --set {name}=..."
+            )
     return study
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -23,9 +24,9 @@ import yaml
 from extract.files import publish_text, publishing
 from pipeline.choices import write_choices
 from pipeline.errors import PipelineError
-from pipeline.experiment import bench_of, open_whole
+from pipeline.experiment import bench_of, config_of, open_whole
 from pipeline.request import Request, StepProgress
-from pipeline.runs import run_folder
+from pipeline.runs import jsonable, run_folder
 from pipeline.searches import StudyFile, open_search, read_study, same_study
 from pipeline.trials import Trial, read_trial, run_trial
 
@@ -48,6 +49,16 @@ class Study:
         """The best trial's settings, as `egmf-train --settings` reads them."""
         return self.folder / "best.yaml"
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing came of it; None where a trial was completed."""
+        if self.best is not None:
+            return None
+        return (
+            f"{self.folder}: none of {len(self.trials)} trials was completed, the first for this: "
+            f"{self.trials[0].reason}"
+        )
+
 
 def run_study(
     request: Request, file: Path, progress: StepProgress, say: Callable[[str], None]
@@ -60,12 +71,13 @@ def run_study(
     """
     wanted = read_study(file)
     if request.folds is not None:
-        raise PipelineError("--study and --folds contradict each other; give one of them")
+        raise PipelineError("--study and --folds are not supported together; give one of them")
     # What no trial could do anything about is found before the first.
-    open_whole(request, ("train", "valid"), say)
+    corpus = open_whole(request, ("train", "valid"), say)
     name = request.experiment or f"study-{file.stem}"
     folder = run_folder(request.runs, request.source.dataset, name, 0).path.parent
-    _prepare(folder, wanted, request)
+    base = {**config_of(request, corpus, name, request.seeds[0]), "seed": request.seeds}
+    _prepare(folder, wanted, jsonable(base), request)
     search = open_search(wanted, folder)
     bench = bench_of(request, progress, say)
     trials: list[Trial] = []
@@ -73,6 +85,7 @@ def run_study(
         place = folder / f"trial-{number:03d}"
         trial = read_trial(place)
         if trial is None:
+            bench.backbone()  # whether it can be loaded is no matter of the trial
             trial = run_trial(request, number, search.choices(number), place, bench)
             score = f"failed: {trial.reason}" if trial.value is None else f"{trial.value:.4f}"
             say(f"trial {number + 1} of {wanted.count}: {score}")
@@ -82,37 +95,22 @@ def run_study(
     return Study(folder, tuple(trials))
 
 
-def _prepare(folder: Path, wanted: StudyFile, request: Request) -> None:
-    """Make ready to run a study in `folder`.
+def _prepare(folder: Path, wanted: StudyFile, base: Mapping[str, Any], request: Request) -> None:
+    """Make ready to run a study in `folder`; `base` is what its trials' results depend on.
 
     Raises:
         PipelineError: it holds another one, or an unfinished one and nobody said to go on.
     """
     path = folder / "study.yaml"
-    record = {
-        "study": wanted.model_dump(mode="json"),
-        "base": {
-            "llm": request.llm.source,
-            "modalities": list(request.source.modalities),
-            "features": dict(request.source.features),
-            "fusion": request.fusion,
-            "ablate": list(request.ablate),
-            "context": list(request.context),
-            "languages": list(request.languages),
-            "tasks": list(request.tasks),
-            "seeds": list(request.seeds),
-            "settings": request.settings.model_dump(mode="json"),
-        },
-    }
     if request.fresh and folder.exists():
         shutil.rmtree(folder)
     if path.is_file():
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
         before = StudyFile.model_validate(held["study"])
-        if not same_study(before, wanted) or held["base"] != record["base"]:
+        if not same_study(before, wanted) or held["base"] != base:
             raise PipelineError(
-                f"{folder}: holds another study; name another --experiment, or replace it with "
-                "--fresh"
+                f"{folder}: holds another study, or one with other settings or other features; "
+                "name another --experiment, or replace it with --fresh"
             )
         finished = len(list(folder.glob("trial-*/trial.json")))
         if finished < wanted.count and not request.resume:
@@ -123,6 +121,7 @@ def _prepare(folder: Path, wanted: StudyFile, request: Request) -> None:
     elif any(folder.glob("seed-*")):
         raise PipelineError(f"{folder}: holds runs, no study; name another --experiment")
     folder.mkdir(parents=True, exist_ok=True)
+    record = {"study": wanted.model_dump(mode="json"), "base": base}
     publish_text(path, yaml.safe_dump(record, allow_unicode=True, sort_keys=False))
 
 

@@ -26,7 +26,7 @@ from pipeline.checkpoints import (
     trainable,
 )
 from pipeline.distributed import Processes, this_process
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergenceError
 from pipeline.items import Utterance
 from pipeline.model import Egmf
 from pipeline.objective import add_gradients, counts_of
@@ -64,6 +64,10 @@ def train(
         seed: everything random follows from it.
         advance: called with the number of steps done.
         say: called with a line for people after every epoch.
+
+    Raises:
+        DivergenceError: the loss is not finite for too long, or no epoch's score is; in every
+            process at the same step.
     """
     processes = this_process()
     rows = [part.utterances["train"] for part in parts]
@@ -141,6 +145,8 @@ def train(
             if folder:
                 save_checkpoint(folder, model, optimizer, schedule, progress, keep=keep)
             say(_epoch_line(epoch, mean_loss, scalars, keep and settings.select == "best"))
+    if not progress.best_epoch:
+        raise _diverged(folder, "no epoch had a finite score on validation")
     return progress
 
 
@@ -213,18 +219,25 @@ def _skip(
     """Count a step that changed nothing.
 
     Raises:
-        PipelineError: too many in a row.
+        DivergenceError: too many in a row.
     """
     progress.skipped += 1
     progress.skipped_in_a_row += 1
     log({"kind": "skipped", "step": progress.step, "epoch": epoch})
     if progress.skipped_in_a_row >= settings.max_skipped:
-        where = f"{folder.path}: " if folder else ""
-        raise PipelineError(
-            f"{where}loss or gradient was not finite in {progress.skipped_in_a_row} steps "
-            f"in a row, up to step {progress.step}; train with a lower --set fusion_lr=... and "
-            "lora_lr=..., and --fresh"
+        raise _diverged(
+            folder,
+            f"loss or gradient was not finite in {progress.skipped_in_a_row} steps in a row, up to "
+            f"step {progress.step}",
         )
+
+
+def _diverged(folder: RunFolder | None, what: str) -> DivergenceError:
+    """Return the error that says what went wrong in a run, and how to mend it."""
+    where = f"{folder.path}: " if folder else ""
+    return DivergenceError(
+        f"{where}{what}; train with a lower --set fusion_lr=... and lora_lr=..., and --fresh"
+    )
 
 
 def _is_kept(value: float | None, epoch: int, progress: Progress, settings: TrainSettings) -> bool:

@@ -20,7 +20,8 @@ import torch
 from extract.files import publish_json
 from generate.errors import first_line
 from pipeline.choices import choose
-from pipeline.errors import USER_ERRORS, PipelineError
+from pipeline.distributed import this_process
+from pipeline.errors import DivergenceError, PipelineError
 from pipeline.experiment import check_parts, config_of, open_whole
 from pipeline.fitting import assemble, fit, open_material
 from pipeline.request import Bench, Request
@@ -30,7 +31,7 @@ from pipeline.searches import shown
 from pipeline.sources import Corpus
 
 TRIAL_FILE = "trial.json"
-_FAILURES: tuple[type[Exception], ...] = (*USER_ERRORS, torch.OutOfMemoryError)
+_FAILURES = (DivergenceError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,40 @@ class Trial:
 def run_trial(
     request: Request, number: int, choices: Mapping[str, Any], folder: Path, bench: Bench
 ) -> Trial:
-    """Train a trial, or go on with it; one that cannot be trained has failed, and says why."""
+    """Train a trial, or go on with it.
+
+    It has failed where its choices do not go together, where training diverges and where memory
+    runs out. Whatever else goes wrong is no matter of the trial, which is tried again.
+
+    Raises:
+        PipelineError: the cache or the disk is in the way, or the trial has failed and other
+            processes can no longer be told to go on.
+    """
     bench.say(f"{folder}: {', '.join(shown(choices))}")
     try:
         chosen = choose(request, choices, f"trial {number}")
+        check_parts(chosen)
+    except PipelineError as error:
+        return _end(folder, Trial(number, choices, None, first_line(error), 0.0, 0))
+    try:
         done = [_train(chosen, seed, folder / f"seed-{seed}", bench) for seed in request.seeds]
     except _FAILURES as error:
-        trial = Trial(number, choices, None, first_line(error), _spent(folder), 0)
-    else:
-        values, seconds, epochs = zip(*done, strict=True)
-        trial = Trial(number, choices, sum(values) / len(values), None, sum(seconds), max(epochs))
+        trial = _end(folder, Trial(number, choices, None, first_line(error), _spent(folder), 0))
+        # All processes diverge at one step, but memory and pre-training are the first one's own.
+        together = isinstance(error, DivergenceError) and not chosen.settings.pretrain_epochs
+        if this_process().count > 1 and not together:
+            raise PipelineError(
+                f"{folder}: failed: {trial.reason}; the other processes may be in the midst of a "
+                "step, so that all end here; go on with the next trial with --resume"
+            ) from error
+        return trial
+    values, seconds, epochs = zip(*done, strict=True)
+    mean = sum(values) / len(values)
+    return _end(folder, Trial(number, choices, mean, None, sum(seconds), max(epochs)))
+
+
+def _end(folder: Path, trial: Trial) -> Trial:
+    """Write what came of a trial, and let go of its weights."""
     for weights in (*folder.glob("seed-*/checkpoint"), *folder.glob("seed-*/best")):
         shutil.rmtree(weights, ignore_errors=True)  # the best trial is trained again
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +120,6 @@ def read_trial(folder: Path) -> Trial | None:
 def _train(request: Request, seed: int, path: Path, bench: Bench) -> tuple[float, float, int]:
     """Train one seed; returns its validation score, its seconds and its epochs."""
     folder, started = RunFolder(path), time.monotonic()
-    check_parts(request)
     corpus = _without_test(open_whole(request, ("train", "valid"), bench.say))
     config = config_of(request, corpus, path.parent.name, seed)
     if not prepare(folder, config, resume=True, fresh=False):
@@ -107,7 +131,7 @@ def _train(request: Request, seed: int, path: Path, bench: Bench) -> tuple[float
     loading = time.monotonic() - started
     _, done = fit(assembly, request, folder, seed, bench)
     if not math.isfinite(done.best_value):
-        raise PipelineError("no epoch had a finite score on validation")
+        raise DivergenceError("the last epoch had no finite score on validation")
     found = (done.best_value, done.seconds + loading, done.epoch)
     names = ("selection", "seconds", "epochs")
     publish_json(folder.result, {"valid": dict(zip(names, found, strict=True))})
@@ -121,8 +145,5 @@ def _without_test(corpus: Corpus) -> Corpus:
 
 def _spent(folder: Path) -> float:
     """Return the seconds that a trial had trained for, as far as its logs say."""
-    total = 0.0
-    for log in folder.glob("seed-*/log.jsonl"):
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        total += max((each.get("seconds", 0.0) for each in lines), default=0.0)
-    return total
+    logs = (RunFolder(each).read_log() for each in folder.glob("seed-*"))
+    return sum(max((line.get("seconds", 0.0) for line in log), default=0.0) for log in logs)

@@ -184,7 +184,7 @@ def test_what_does_not_fit_together_is_said(
     wanted = requests(both, toy_llm)
     with pytest.raises(PipelineError, match="at least two datasets"):
         run_joint(wanted[:1], no_progress, lambda line: None)
-    with pytest.raises(PipelineError, match="--joint and --folds contradict"):
+    with pytest.raises(PipelineError, match="--joint and --folds are not supported"):
         run_joint(requests(both, toy_llm, folds="speaker"), no_progress, lambda line: None)
     visual = both / "cache" / "deux" / "visual"
     shutil.rmtree(visual)
@@ -230,6 +230,11 @@ def test_the_command_takes_every_real_dataset_of_the_cache(
     assert not end.value.code
     lines = capsys.readouterr().out.splitlines()
     assert ["deux/egmf-joint-deux+toy" in lines[0], "toy/egmf-joint" in lines[1]] == [True, True]
+    # One that is given twice is one part, here of the model that is there.
+    sys.argv += [word for name in ("toy", "deux", "toy") for word in ("--dataset", name)]
+    with pytest.raises(SystemExit):
+        train.main()
+    assert capsys.readouterr().out.splitlines() == lines
     for name in ("deux", "toy"):
         (both / "cache" / name / "utterances.parquet").unlink()
     assert train._cached_datasets(both / "cache") == ["demo"]

@@ -141,6 +141,9 @@ def test_what_a_file_gets_wrong_is_said(toy: Path, toy_llm: Path) -> None:
         ({"search": "tpe", "space": {"dim": [1]}}, "needs 'trials'"),
         ({"search": "luck", "space": {"dim": [1]}}, "small.yaml: field 'search'"),
         ({"search": "grid", "space": {}}, "field 'space'"),
+        ({"search": "grid", "space": {"dtype": ["auto"]}}, r"'dtype' says how .*--set dtype="),
+        ({"search": "grid", "space": {"load_in_4bit": [True]}}, "once for all trials"),
+        ({"search": "grid", "space": {"shard_llm": [True, False]}}, "once for all trials"),
     ):
         with pytest.raises(PipelineError, match=message):
             read_study(write_study(toy, **fields))
@@ -156,7 +159,7 @@ def test_what_a_file_gets_wrong_is_said(toy: Path, toy_llm: Path) -> None:
     other = write_study(toy, search="grid", space={"epochs": [1]})
     with pytest.raises(PipelineError, match="holds another study"):
         study(toy, toy_llm, other)
-    with pytest.raises(PipelineError, match="--study and --folds contradict"):
+    with pytest.raises(PipelineError, match="--study and --folds are not supported"):
         study(toy, toy_llm, other, folds="speaker")
     assert Grid(read_study(other)).choices(0) == {"epochs": 1}
 

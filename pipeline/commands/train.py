@@ -197,11 +197,12 @@ def train(
     if resume and fresh:
         raise PipelineError("--resume and --fresh contradict each other; give one of them")
     if joint and study:
-        raise PipelineError("--joint and --study contradict each other; give one of them")
+        raise PipelineError("--joint and --study are not supported together; give one of them")
     choices = read_choices(settings_file) if settings_file else {}
     given = flags_in(choices, str(settings_file))
     known = load_manifest(manifest)
     names = dataset or (_cached_datasets(cache) if from_cache else ["demo"])
+    names = list(dict.fromkeys(names))  # one that is given twice is meant once
     for name in names:  # a slip is found before hours are spent on the dataset before it
         known.dataset(name)
         if from_cache:
@@ -266,10 +267,11 @@ def train(
     def say(line: str) -> None:
         note(line, quiet=quiet)
 
+    failures = []
     if study:
-        _show_studies(
-            [run_study(request_of(name), study, steps, say) for name in names], as_json=as_json
-        )
+        studies = [run_study(request_of(name), study, steps, say) for name in names]
+        _show_studies(studies, as_json=as_json)
+        failures = [each.failure for each in studies if each.failure]
     elif joint:
         finished = run_joint([request_of(name) for name in names], steps, say)
         _show(finished, as_json=as_json)
@@ -278,6 +280,8 @@ def train(
         _show([folder for folders in runs_of for folder in folders], as_json=as_json)
     dismiss()
     leave()
+    if failures:
+        raise PipelineError("; ".join(failures))
 
 
 def _cached_datasets(cache: Path) -> list[str]:
@@ -322,7 +326,7 @@ def _show(runs: list[RunFolder], *, as_json: bool) -> None:
 
 
 def _show_studies(studies: list[Study], *, as_json: bool) -> None:
-    """Print what each study came to."""
+    """Print what each study came to; as text, of those that came to something."""
     if as_json:
         print_json(
             [
@@ -336,9 +340,7 @@ def _show_studies(studies: list[Study], *, as_json: bool) -> None:
         )
         return
     for study in studies:
-        if study.best is None:
-            typer.echo(f"{study.folder}: all of {len(study.trials)} trials failed; see trials.md")
-        else:
+        if study.best is not None:
             typer.echo(
                 f"{study.folder}: trial {study.best.number} of {len(study.trials)} is best, "
                 f"validation {study.best.value:.4f}; egmf-train --settings {study.best_file}"

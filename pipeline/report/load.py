@@ -6,7 +6,6 @@ set aside and printed, so that no figure is averaged over it in silence.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import PipelineError
-from pipeline.runs import RESULT_FORMAT
+from pipeline.runs import RESULT_FORMAT, RunFolder
 
 Task = Literal["classification", "regression"]
 Protocol = Literal["emotion", "mosi", "sims"]
@@ -231,11 +230,11 @@ class Run:
 
     def epochs(self) -> list[dict[str, Any]]:
         """Return the epoch lines of the training log; a line cut off half-way is left out."""
-        return [entry for entry in read_log(self.folder) if entry.get("kind") == "epoch"]
+        return [each for each in RunFolder(self.folder).read_log() if each.get("kind") == "epoch"]
 
     def steps(self) -> list[dict[str, Any]]:
         """Return the step lines of the training log."""
-        return [entry for entry in read_log(self.folder) if entry.get("kind") == "step"]
+        return [each for each in RunFolder(self.folder).read_log() if each.get("kind") == "step"]
 
 
 @dataclass(frozen=True)
@@ -302,21 +301,6 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return frame
 
 
-def read_log(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a run's training log; one that is cut off or damaged is left out."""
-    try:
-        text = (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            yield entry
-
-
 class _Unusable(Exception):
     """Why a run folder is set aside."""
 
@@ -357,5 +341,5 @@ def _progress(folder: Path) -> str:
     if folds:
         done = sum((each / "result.json").is_file() for each in folds)
         return f"{done} of the {len(folds)} folds that it began are finished"
-    epochs = [entry for entry in read_log(folder) if entry.get("kind") == "epoch"]
+    epochs = [each for each in RunFolder(folder).read_log() if each.get("kind") == "epoch"]
     return f"{len(epochs)} epochs in its log" if epochs else "no epoch in its log"
