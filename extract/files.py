@@ -39,10 +39,10 @@ def publishing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            _fsync(temporary)
+            fsync(temporary)
         temporary.replace(path)
         if durable:
-            _fsync(path.parent)
+            fsync(path.parent)
     except BaseException as error:
         with suppress(OSError):  # where nothing could be written, nothing can be removed
             temporary.unlink(missing_ok=True)
@@ -113,7 +113,14 @@ def machine_name() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "here"
 
 
-def _fsync(path: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring a folder and all that it holds to the disk."""
+    for each in (*folder.rglob("*"), folder):
+        fsync(each)
+
+
+def fsync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

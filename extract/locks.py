@@ -1,6 +1,6 @@
-"""Keep two writers of one feature set apart, and say who the first one is.
+"""Keep two writers of one folder, a feature set's or a run's, apart; say who the first one is.
 
-The lock is a file beside the set's folder that names its holder, held by `flock`: the kernel lets
+The lock is a file beside the folder that names its holder, held by `flock`: the kernel lets
 go of it however the holder dies, so what a dead process of this machine left is told from a living
 one's without guessing, and taken over. On a shared file system `flock` reaches other machines
 where the mount passes it on (NFS since Linux 2.6.12, Lustre and GPFS with their `flock` option);
@@ -30,7 +30,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 @dataclass(frozen=True)
 class Holder:
-    """Who writes a feature set, and since when (UTC)."""
+    """Who writes a folder, and since when (UTC)."""
 
     host: str
     pid: int
@@ -41,24 +41,24 @@ class Holder:
 
 
 def lock_path(folder: Path) -> Path:
-    """Return the place of a feature set's lock: beside its folder, which may be removed."""
+    """Return the place of a folder's lock: beside it, since it may be removed."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[str | None]:
-    """Hold the lock of the feature set in `folder` while the block lasts.
+def writing(folder: Path, what: str = "these features") -> Iterator[str | None]:
+    """Hold the lock of `folder`, which holds `what`, while the block lasts.
 
     Yields:
         A sentence about the dead process whose lock was taken over; None where there was none.
 
     Raises:
         ExtractError: another process holds it.
-        OSError: the cache cannot be written.
+        OSError: the lock cannot be written.
     """
     path = lock_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, before = _take(path, folder)
+    descriptor, before = _take(path, folder, what)
     try:
         me = Holder(machine_name(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
         os.ftruncate(descriptor, 0)
@@ -74,7 +74,7 @@ def writing(folder: Path) -> Iterator[str | None]:
         os.close(descriptor)
 
 
-def _take(path: Path, folder: Path) -> tuple[int, Holder | None]:
+def _take(path: Path, folder: Path, what: str) -> tuple[int, Holder | None]:
     """Return the locked file's descriptor, and the dead holder that it names."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -82,7 +82,7 @@ def _take(path: Path, folder: Path) -> tuple[int, Holder | None]:
             free = _flock(descriptor)
             holder = _read(descriptor)
             if free is False or (holder is not None and not _is_gone(holder, free)):
-                raise _held(path, folder, holder)
+                raise _held(path, folder, what, holder)
             if _is_at(path, descriptor):
                 return descriptor, holder
         except BaseException:
@@ -124,8 +124,8 @@ def _read(descriptor: int) -> Holder | None:
         return None  # empty: just made, or its holder died before it wrote its name
 
 
-def _held(path: Path, folder: Path, holder: Holder | None) -> ExtractError:
+def _held(path: Path, folder: Path, what: str, holder: Holder | None) -> ExtractError:
     who = "another process" if holder is None else str(holder)
     elsewhere = holder is not None and holder.host != machine_name()
     remedy = f"wait for it, or remove {path} if it is gone" if elsewhere else "wait for it"
-    return ExtractError(f"{folder}: {who}, is writing these features; {remedy}")
+    return ExtractError(f"{folder}: {who}, is writing {what}; {remedy}")

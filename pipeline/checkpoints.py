@@ -26,8 +26,10 @@ from pipeline.runs import RunFolder, publishing_folder, recover_folder
 class Progress:
     """How far a run has come; stored in its checkpoint.
 
-    `best_epoch` is the one whose weights are kept; `skipped` counts steps whose loss or gradient
-    was not finite, `skipped_in_a_row` the latest ones of them without a good step between.
+    `best_epoch` is the one whose weights are kept; `seconds` include validation and pre-training,
+    `step_seconds` are those of the steps alone, which took `utterances`; `skipped` counts steps
+    whose loss or gradient was not finite, `skipped_in_a_row` the latest ones of them without a good
+    step between.
     """
 
     epoch: int = 0
@@ -35,6 +37,8 @@ class Progress:
     best_epoch: int = 0
     best_value: float = -math.inf
     seconds: float = 0.0
+    step_seconds: float = 0.0
+    utterances: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
 
@@ -118,7 +122,6 @@ def _packed(
     torch.save(
         {
             "weights": [p.detach().cpu() for p in trainable(model)],
-            "buffers": dict(model.fusion.named_buffers()),
             "optimizer": optimizer.state_dict(),
             "schedule": {"last_epoch": schedule.last_epoch},
         },

@@ -10,10 +10,11 @@ from fuse.config import EXPERTS
 from pipeline.errors import PipelineError
 from pipeline.fitting import rows_to_train, splits_to_train
 from pipeline.folds import Fold, make_folds, run_folds
+from pipeline.identity import identity_of
 from pipeline.model import open_backbone
 from pipeline.one_run import train_and_score
 from pipeline.request import Bench, Request, StepProgress
-from pipeline.runs import RunFolder, prepare, run_folder
+from pipeline.runs import RunFolder, claimed, prepare, run_folder
 from pipeline.settings import OF_EGMF
 from pipeline.sources import (
     Corpus,
@@ -45,14 +46,14 @@ def run_experiment(
         folder = run_folder(request.runs, corpus.entry.name, experiment, seed)
         folders.append(folder)
         config = config_of(request, corpus, experiment, seed)
-        if not prepare(folder, config, resume=request.resume, fresh=request.fresh):
-            folder.read_result()
-            say(f"{folder.path}: finished already; --fresh trains it again")
-            continue
-        if folds:
-            run_folds(request, corpus, folds, config, folder, bench)
-        else:
-            train_and_score(request, corpus, config, folder, bench)
+        with claimed(folder, say):
+            if not prepare(folder, config, resume=request.resume, fresh=request.fresh):
+                folder.read_result()
+                say(f"{folder.path}: finished already; --fresh trains it again")
+            elif folds:
+                run_folds(request, corpus, folds, config, folder, bench)
+            else:
+                train_and_score(request, corpus, config, folder, bench)
     return folders
 
 
@@ -124,7 +125,7 @@ def config_of(request: Request, corpus: Corpus, experiment: str, seed: int) -> d
         "dataset": corpus.entry.name,
         "experiment": experiment,
         "seed": seed,
-        "llm": request.llm.source,
+        **identity_of(request.llm, corpus, request.runs),
         "modalities": list(corpus.sets),
         "features": {name: each.fingerprint for name, each in corpus.sets.items()},
         "table_sha256": corpus.table_sha256,

@@ -24,12 +24,19 @@ from pipeline.experiment import (
     config_of,
     experiment_of,
     open_whole,
-    splits_to_train,
 )
-from pipeline.fitting import Material, assemble, fit, open_material
+from pipeline.fitting import Material, assemble, fit, open_material, splits_to_train
 from pipeline.one_run import costs, write_inputs, write_result
 from pipeline.request import Bench, Request, StepProgress
-from pipeline.runs import RESULT_FORMAT, RunFolder, jsonable, prepare, publishing_folder, run_folder
+from pipeline.runs import (
+    RESULT_FORMAT,
+    RunFolder,
+    claimed,
+    jsonable,
+    prepare,
+    publishing_folder,
+    run_folder,
+)
 from pipeline.scaling import write_scaling
 from pipeline.sources import Corpus
 
@@ -93,16 +100,17 @@ def _run_seed(
         config = {**config_of(request, corpus, own, seed), "joint": names}
         members.append(_Member(request, corpus, place, config))
     config = {"joint": {each.name: each.config for each in members}}
-    if not prepare(folder, config, resume=first.resume, fresh=first.fresh):
-        bench.say(f"{folder.path}: finished already; --fresh trains it again")
-        return [each.folder for each in members]
-    # Whether unfinished runs may go on was asked of the whole.
-    todo = [
-        each
-        for each in members
-        if prepare(each.folder, each.config, resume=True, fresh=first.fresh)
-    ]
-    _train_and_score(members, todo, folder, seed, bench)
+    with claimed(folder, bench.say):
+        if not prepare(folder, config, resume=first.resume, fresh=first.fresh):
+            bench.say(f"{folder.path}: finished already; --fresh trains it again")
+            return [each.folder for each in members]
+        # Whether unfinished runs may go on was asked of the whole.
+        todo = [
+            each
+            for each in members
+            if prepare(each.folder, each.config, resume=True, fresh=first.fresh)
+        ]
+        _train_and_score(members, todo, folder, seed, bench)
     return [each.folder for each in members]
 
 

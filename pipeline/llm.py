@@ -9,6 +9,7 @@ from pathlib import Path
 PRESET_LLMS = {"base": "Qwen/Qwen2.5-0.5B", "large": "Qwen/Qwen2.5-7B"}
 TINY_FOLDER = Path("models") / "tiny" / "llm"
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_DIGESTS = ".digests.json"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,27 @@ def find_llm(source: str) -> str:
             f"{cause or error}; name a directory with --llm, or run egmf-extract --fetch-only "
             "where there is a network, and copy the hub's cache from there"
         ) from error
+
+
+def place_of(source: str) -> str:
+    """Return a directory as an absolute path, however it was typed, and a hub id as it is."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.exists() else source
+
+
+def digest_of_llm(source: str, memory: Path) -> str:
+    """Return one digest of a language model's weights, tokenizer and configuration.
+
+    Large files are read once; their digests are remembered in the folder `memory`.
+
+    Raises:
+        PipelineError: the hub has no such model or cannot be reached.
+    """
+    from extract.encoders.weights import Memo, digest_of_files
+
+    folder = Path(find_llm(source)).expanduser()
+    files = {each for pattern in (*_FILES, "*.bin") for each in folder.glob(pattern)}
+    return digest_of_files(files, Memo(memory / _DIGESTS))
 
 
 def _tiny_texts() -> Iterator[str]:

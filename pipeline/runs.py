@@ -19,8 +19,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,11 +29,15 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from extract.files import publish_json, publish_text
+from extract.errors import ExtractError
+from extract.files import fsync, publish_json, publish_text, sync_folder
+from extract.locks import writing
 from generate.errors import first_line
 from pipeline.errors import PipelineError
+from pipeline.identity import differing
 
 RESULT_FORMAT = 1
+_NAMED = 3
 LIBRARIES = (
     "egmf", "torch", "transformers", "peft", "openai-whisper", "open_clip_torch", "h5py",
     "dask", "numpy", "pandas", "scikit-learn", "tokenizers", "av",
@@ -120,16 +124,23 @@ class RunFolder:
         try:
             result = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise PipelineError(
-                f"{self.result} cannot be read: {error}; train the run again with --fresh"
-            ) from None
+            raise _unreadable(self.result, error) from None
         if not isinstance(result, dict) or not isinstance(result.get("valid"), dict):
             raise PipelineError(f"{self.result} is no result; train the run again with --fresh")
         return result
 
     def read_config(self) -> dict[str, Any]:
-        """Read the resolved settings."""
-        config: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        """Read the resolved settings.
+
+        Raises:
+            PipelineError: the file is missing or damaged.
+        """
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise _unreadable(self.config, error) from None
+        if not isinstance(config, dict):
+            raise _unreadable(self.config, ValueError("it holds no settings"))
         return config
 
     def read_features(self) -> dict[str, dict[str, Any]]:
@@ -141,9 +152,7 @@ class RunFolder:
         try:
             found: dict[str, dict[str, Any]] = json.loads(self.features.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise PipelineError(
-                f"{self.features} cannot be read: {error}; train the run again with --fresh"
-            ) from None
+            raise _unreadable(self.features, error) from None
         return found
 
     def append_log(self, line: Mapping[str, Any]) -> None:
@@ -177,8 +186,27 @@ def run_folder(runs: Path, dataset: str, experiment: str, seed: int) -> RunFolde
     return RunFolder(runs / dataset / experiment / f"seed-{seed}")
 
 
+@contextmanager
+def claimed(folder: RunFolder, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other processes out of a run's folder while the block lasts.
+
+    What a killed process left of its claim is taken over, and said.
+
+    Raises:
+        PipelineError: another process is at it.
+    """
+    with ExitStack() as stack:
+        try:
+            taken_over = stack.enter_context(writing(folder.path, "this run"))
+        except ExtractError as error:
+            raise PipelineError(str(error)) from None
+        if taken_over is not None:
+            say(taken_over)
+        yield
+
+
 def prepare(folder: RunFolder, config: Mapping[str, Any], *, resume: bool, fresh: bool) -> bool:
-    """Make ready to train in `folder`; False when the run is finished already.
+    """Make ready to train in `folder`, which is claimed; False when the run is finished already.
 
     Raises:
         PipelineError: the folder holds a run with other settings, or an unfinished one and neither
@@ -188,10 +216,12 @@ def prepare(folder: RunFolder, config: Mapping[str, Any], *, resume: bool, fresh
     if fresh and folder.path.exists():
         shutil.rmtree(folder.path)
     if folder.config.is_file() and (folder.finished or folder.begun):
-        if folder.config.read_bytes() != text.encode():
+        if others := differing(folder.read_config(), yaml.safe_load(text)):
+            more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
             raise PipelineError(
-                f"{folder.path}: holds a run with other settings or other features; "
-                "name another --experiment, or replace it with --fresh"
+                f"{folder.path}: holds a run with other settings or other features "
+                f"({', '.join(others[:_NAMED])}{more}); name another --experiment, or replace it "
+                "with --fresh"
             )
         if folder.finished:
             return False
@@ -227,7 +257,7 @@ def environment() -> dict[str, Any]:
 def publishing_folder(place: Path) -> Iterator[Path]:
     """Yield a fresh folder and move it to `place` when the block ends well.
 
-    The old one stays until the new one is there.
+    The old one stays until the new one is there, on the disk: a power cut leaves one of them.
 
     Raises:
         PipelineError: the block could not write its files.
@@ -237,6 +267,7 @@ def publishing_folder(place: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        sync_folder(partial)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError):  # peft's writer has errors of its own
@@ -251,6 +282,7 @@ def publishing_folder(place: Path) -> Iterator[Path]:
     if place.exists():
         place.rename(old)
     partial.rename(place)
+    fsync(place.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -262,6 +294,11 @@ def recover_folder(place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     for partial in place.parent.glob(f"{place.name}.*.tmp"):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unreadable(path: Path, error: Exception) -> PipelineError:
+    reason = first_line(error)
+    return PipelineError(f"{path} cannot be read: {reason}; train the run again with --fresh")
 
 
 def jsonable(value: Any) -> Any:

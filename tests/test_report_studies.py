@@ -340,6 +340,32 @@ def test_seeds_of_different_settings_or_versions_are_told_apart(tmp_path):
     assert "The seeds of egmf (setup A) ran with different versions of torch" in found
 
 
+def test_seeds_of_an_older_version_stand_beside_new_ones(tmp_path):
+    """They recorded neither the model's digest nor the entry's; those of two new ones count."""
+    folders = [emotion_run(tmp_path / "runs", seed=seed) for seed in (1, 2, 3)]
+    later = {"llm_sha256": "a", "entry_sha256": {"labels": "b"}}
+    plain = [
+        {"llm": "cache/llm", "rate": 0.1},
+        {"llm": "/work/cache/llm", **later, "rate": 0.1},
+        {"llm": "/work/cache/llm", **later, "rate": 0.1},
+    ]
+
+    def seeds() -> list[str]:
+        for seed, (folder, config) in enumerate(zip(folders, plain, strict=True), start=1):
+            config = {"seed": seed, **config}
+            (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
+        report = build_report(tmp_path / "runs", tmp_path / "out", ("csv",))
+        alarms.append("\n".join(report.sections[0].alarms))
+        return [row["seeds"] for row in table(tmp_path / "out", "meld-classification")[:-1]]
+
+    alarms: list[str] = []
+    assert seeds() == ["3"]
+    plain[0] |= later
+    plain[2] = plain[2] | {"entry_sha256": {"labels": "c"}}
+    assert sorted(seeds()) == ["1", "2"]
+    assert "The seeds of egmf differ in questions and answers: they" in alarms[1]
+
+
 def test_alarms_of_training_are_printed_once(tmp_path):
     folder = emotion_run(tmp_path / "runs", collapsed=True)
     said = "collapsed: 100% of all answers are 'neutral'"

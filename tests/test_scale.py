@@ -112,7 +112,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     planned = plan_dataset(wanted, console)
     write_table(planned.corpus.table, root / "cache" / "mine" / "utterances.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("extract.files._fsync", lambda path: None)  # what is written may be lost
+        patch.setattr("extract.files.fsync", lambda path: None)  # what is written may be lost
         for one in planned.modalities:
             pretend(one)
     return Place(root, request.param)

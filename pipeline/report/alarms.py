@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from pipeline.report.experiments import (
     Experiment,
     prediction_scores,
     readable_labels,
-    setup_of,
+    setups_of,
 )
 from pipeline.report.load import Metrics, Run, Task
 from pipeline.report.protocols import BASELINES, family
@@ -92,10 +91,11 @@ def disagreement(run: Run) -> list[str]:
 
 def _mixed_setups(experiments: Sequence[Experiment]) -> list[str]:
     found = []
-    by_name: dict[str, list[dict[str, Any]]] = {}
+    by_name: dict[str, list[Run]] = {}
     for each in experiments:
-        by_name.setdefault(each.runs[0].experiment, []).append(setup_of(each.runs[0]))
-    for name, setups in by_name.items():
+        by_name.setdefault(each.runs[0].experiment, []).append(each.runs[0])
+    for name, runs in by_name.items():
+        setups = setups_of(runs)
         differing = [key for key in setups[0] if any(one[key] != setups[0][key] for one in setups)]
         if differing:
             found.append(

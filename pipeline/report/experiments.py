@@ -4,7 +4,7 @@ Runs of one experiment are averaged only when nothing but the seed tells them ap
 setup, labels or features differ, each setup becomes an experiment of its own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.identity import ENTRY_SHA256, LLM_SHA256, RECORDED_LATER, comparable
 from pipeline.metrics.classification import class_numbers
 from pipeline.report.load import Run, RunResult, Task
 from pipeline.report.protocols import Metric, headline
@@ -95,8 +96,9 @@ def group_experiments(runs: Iterable[Run]) -> list[Experiment]:
     experiments = []
     for name, members in groupby(sorted(runs, key=lambda run: run.experiment), _experiment_name):
         setups: dict[str, list[Run]] = {}
-        for run in members:
-            setups.setdefault(repr(setup_of(run)), []).append(run)
+        mixed = list(members)
+        for run, setup in zip(mixed, setups_of(mixed), strict=True):
+            setups.setdefault(repr(setup), []).append(run)
         for number, same in enumerate(setups.values()):
             mark = f" (setup {_SETUP[number % len(_SETUP)]})" if len(setups) > 1 else ""
             same.sort(key=lambda run: run.result.seed)
@@ -104,18 +106,26 @@ def group_experiments(runs: Iterable[Run]) -> list[Experiment]:
     return experiments
 
 
-def setup_of(run: Run) -> dict[str, Any]:
-    """Return everything but the seed that tells two runs of one experiment apart."""
+def setups_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return of each run of an experiment all but the seed that may tell it from the others.
+
+    What one of them, of an older version, did not record is not compared.
+    """
+    return list(map(_setup_of, runs, comparable([run.config for run in runs])))
+
+
+def _setup_of(run: Run, config: Mapping[str, Any]) -> dict[str, Any]:
     result = run.result
     return {
         "labels and splits": result.table_sha256,
         "features": {name: item.fingerprint for name, item in result.features.items()},
-        "language model": result.llm,
+        "language model": config.get(LLM_SHA256, result.llm),
+        "questions and answers": config.get(ENTRY_SHA256),
         "modalities": result.modalities,
         "fusion": result.fusion,
         "ablation": result.ablate,
         "context": (result.context, result.context_after),
-        "settings": run.settings,
+        "settings": {key: config[key] for key in config if key not in RECORDED_LATER},
         "split shown": result.split,
         "folds": run.fold_column,
         "languages trained on": result.train_languages,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import PipelineError
@@ -188,23 +187,19 @@ class Run:
         return f"predictions-{self.result.split}.csv"
 
     @cached_property
-    def settings(self) -> str:
-        """The run's resolved settings but for its seed; empty where they are not recorded."""
+    def config(self) -> dict[str, Any]:
+        """The run's resolved settings; empty where they are not recorded."""
         try:
-            lines = (self.folder / "config.yaml").read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError):
-            return ""
-        return "\n".join(line for line in lines if not line.startswith("seed:"))
+            return RunFolder(self.folder).read_config()
+        except PipelineError:
+            return {}
 
     @cached_property
     def fold_column(self) -> str:
         """By what the run was split into folds; empty where it has the release's splits."""
         if not self.result.folds:
             return ""
-        try:
-            column = yaml.safe_load(self.settings).get("folds")
-        except (yaml.YAMLError, AttributeError):
-            column = None
+        column = self.config.get("folds")
         return column if column in _FOLD_COLUMNS else "fold"
 
     @cached_property

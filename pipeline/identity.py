@@ -1,0 +1,90 @@
+"""What a run's result depends on beside its settings, told by contents: the questions, the model.
+
+A run whose label words, prompts or language model have changed since is another run. Runs of older
+versions did not record these; what one of two runs did not record is not compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.items import questions_of
+from pipeline.llm import digest_of_llm, place_of
+
+if TYPE_CHECKING:
+    from pipeline.llm import Llm
+    from pipeline.sources import Corpus
+
+LLM, LLM_SHA256, ENTRY_SHA256 = "llm", "llm_sha256", "entry_sha256"
+RECORDED_LATER = (ENTRY_SHA256, LLM_SHA256)
+
+
+def identity_of(llm: Llm, corpus: Corpus, runs: Path) -> dict[str, Any]:
+    """Return the part of a run's `config.yaml` that says what is asked, and who answers.
+
+    Args:
+        llm: the language model.
+        corpus: the dataset, with the tasks that are asked.
+        runs: where the digests of model files are remembered.
+
+    Raises:
+        PipelineError: the manifest has no prompt for a task, or there is no such model.
+    """
+    return {
+        LLM: place_of(llm.source),
+        LLM_SHA256: digest_of_llm(llm.source, runs),
+        ENTRY_SHA256: _digests_of_entry(corpus),
+    }
+
+
+def differing(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> list[str]:
+    """Return the names of what differs in two runs' configurations, dotted where nested."""
+    found = []
+    for key in dict.fromkeys((*before, *after)):
+        if key in RECORDED_LATER and not (key in before and key in after):
+            continue
+        one, other = before.get(key), after.get(key)
+        if key == LLM and one is not None and other is not None:
+            # The same model may lie elsewhere now; told by its path only where nothing else tells.
+            if not (LLM_SHA256 in before and LLM_SHA256 in after):
+                found += [f"{within}{key}"] if place_of(str(one)) != place_of(str(other)) else []
+        elif isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differing(one, other, f"{within}{key}.")
+        elif one != other or (key in before) != (key in after):
+            found.append(f"{within}{key}")
+    return found
+
+
+def comparable(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return of configurations what can be compared for equality: no seeds, no model's path."""
+    unknown = {key for key in RECORDED_LATER if not all(key in each for each in configs)}
+    left_out = {"seed", LLM, *unknown}
+    return [{key: each[key] for key in each if key not in left_out} for each in configs]
+
+
+def _digests_of_entry(corpus: Corpus) -> dict[str, str]:
+    """Return a digest of each part of the manifest's entry that training or scoring reads.
+
+    Splits, layout and spellings are in the table already, what was cut off in the features.
+    """
+    entry = corpus.entry
+    languages = sorted({each.language for rows in corpus.utterances.values() for each in rows})
+    parts = {
+        "task": entry.task,
+        "labels": [each.model_dump(exclude={"aliases"}) for each in entry.labels],
+        "scores": entry.scores and entry.scores.model_dump(),
+        "protocol": entry.protocol,
+        "prompts": {
+            f"{task} {language}": question.lines
+            for (task, language), question in questions_of(entry, languages).items()
+        },
+    }
+    return {name: _digest(part) for name, part in parts.items()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
