@@ -149,6 +149,8 @@ def fit(
     on = " and ".join(
         f"{len(part.utterances['train']):,} utterances of {part.name}" for part in assembly.parts
     )
+    if request.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(request.device)
     this_process().broadcast(Job(request, assembly.corpora, seed))
     expected = forecast(assembly.model, assembly.parts, settings, seed)
     bench.say(

@@ -108,17 +108,26 @@ def run_folds(
     result = _pool(request, corpus, config, folder, folds, places)
     publish_json(folder.result, jsonable(result))
     for alarm in result["alarms"]:
-        bench.say(f"ALARM: {folder.path}: {alarm}")
+        folder.append_log({"kind": "alarm", "alarm": alarm})
 
 
 def _split(
     corpus: Corpus, rows: Sequence[Utterance], column: str, split: Mapping[str, str]
 ) -> Corpus:
-    """Give every row the split of its column's value; train where none is named."""
+    """Give every row the split of its column's value; train where none is named.
+
+    Rows of the release's split `unlabelled` stay there, but for those of a value that is named.
+    """
     utterances: dict[str, list[Utterance]] = {"train": [], "valid": [], "test": []}
     for each in rows:
         name = split.get(str(getattr(each, column)), "train")
         utterances[name].append(replace(each, split=name))
+    labelled = {each.id for each in rows}
+    utterances["unlabelled"] = [
+        each
+        for each in corpus.utterances.get("unlabelled", ())
+        if each.id not in labelled and str(getattr(each, column)) not in split
+    ]
     # The release's split sizes say nothing about a fold's.
     entry = corpus.entry.model_copy(update={"splits": {}})
     return replace(corpus, entry=entry, utterances=utterances)

@@ -56,8 +56,11 @@ def write_inputs(material: Material, folder: RunFolder) -> None:
 def costs(
     assembly: Assembly, done: Progress, loading: float, device: torch.device
 ) -> dict[str, Any]:
-    """Return what `result.json` says about training; `loading` is in seconds."""
-    rows = sum(len(part.utterances["train"]) for part in assembly.parts)
+    """Return what `result.json` says about training; `loading` is in seconds.
+
+    Throughput is that of the training steps. Peak memory is, on a GPU, that of this training; on a
+    CPU that of the whole process since its start, with whatever it did before.
+    """
     return {
         "parameters": assembly.parameters,
         "best_epoch": done.best_epoch,
@@ -66,7 +69,7 @@ def costs(
         "skipped_steps": done.skipped,
         "processes": this_process().count,
         "seconds": {"load": loading, "train": done.seconds},
-        "utterances_per_second": rows * done.epoch / max(done.seconds, 1e-9),
+        "utterances_per_second": done.utterances / max(done.step_seconds, 1e-9),
         "peak_memory_bytes": _peak_memory(device),
         "environment": environment()["libraries"],
     }
@@ -114,7 +117,7 @@ def write_result(
     }
     publish_json(folder.result, jsonable(result))
     for alarm in metrics.get("alarms", ()):
-        bench.say(f"ALARM: {folder.path}: {alarm}")
+        folder.append_log({"kind": "alarm", "alarm": alarm})
 
 
 def _peak_memory(device: torch.device) -> int:

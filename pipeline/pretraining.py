@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from fuse.fusion import Fusion
 from fuse.streams import Stream
 from fuse.variants.self_supervision import SelfSupervision, hide_segments
-from pipeline.errors import DivergenceError
+from pipeline.checkpoints import Progress
+from pipeline.divergence import skip
 from pipeline.items import Utterance
 from pipeline.runs import RunFolder
 from pipeline.sampler import derive_seed, epoch_batches
@@ -45,8 +46,9 @@ def pretrain(
     settings: TrainSettings,
     folder: RunFolder,
     seed: int,
+    progress: Progress,
     say: Callable[[str], None],
-) -> float:
+) -> None:
     """Pre-train an `emo-caps` fusion in place for `settings.pretrain_epochs`.
 
     Args:
@@ -55,13 +57,11 @@ def pretrain(
         settings: of the run.
         folder: whose log gets one line an epoch.
         seed: everything random follows from it.
+        progress: of the run, which takes the seconds and the steps that were skipped.
         say: called with a line for people at the start and after every epoch.
 
-    Returns:
-        The seconds that it took.
-
     Raises:
-        DivergenceError: the gradient is not finite.
+        DivergenceError: the gradient is not finite for too long.
     """
     started = time.monotonic()
     rows = [pretraining_rows(part) for part in parts]
@@ -84,7 +84,7 @@ def pretrain(
             for part, own in zip(parts, rows, strict=True)
             for batch in epoch_batches(own, settings.batch_size, seed, COUNTER + epoch)
         ]
-        total = torch.zeros(2)
+        total, steps = torch.zeros(2), 0
         for index in torch.randperm(len(batches), generator=generator).tolist():
             part, batch = batches[index]
             losses = _losses(fusion, heads, part, batch, generator)
@@ -92,13 +92,14 @@ def pretrain(
             torch.autograd.backward(losses.sum())
             norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
             if not norm.isfinite():
-                raise DivergenceError(
-                    f"{folder.path}: the gradient of pre-training is not finite in epoch {epoch}; "
-                    "train with a lower --set fusion_lr=..., or without pretrain_epochs"
-                )
+                when = f"in epoch {epoch} of pre-training"
+                skip(progress, folder, epoch, settings, folder.append_log, when)
+                continue
             optimizer.step()
+            progress.skipped_in_a_row = 0
             total += losses.detach().cpu()
-        reconstruction, contrast = (total / len(batches)).tolist()
+            steps += 1
+        reconstruction, contrast = (total / steps).tolist()  # no number where all were skipped
         folder.append_log(
             {
                 "kind": "pretrain",
@@ -115,7 +116,8 @@ def pretrain(
             f"pre-training epoch {epoch}: reconstruction {reconstruction:.3f}, "
             f"contrast {contrast:.3f}"
         )
-    return time.monotonic() - started
+    progress.skipped_in_a_row = 0  # training begins with an optimizer of its own
+    progress.seconds += time.monotonic() - started
 
 
 def _losses(

@@ -26,7 +26,7 @@ from pipeline.checkpoints import (
     trainable,
 )
 from pipeline.distributed import Processes, this_process
-from pipeline.errors import DivergenceError
+from pipeline.divergence import diverged, skip
 from pipeline.items import Utterance
 from pipeline.model import Egmf
 from pipeline.objective import add_gradients, counts_of
@@ -78,7 +78,7 @@ def train(
     if folder:
         progress = load_checkpoint(folder, model, optimizer, schedule)
         if settings.pretrain_epochs and not progress.epoch:
-            progress.seconds += pretrain(model.fusion, parts, settings, folder, seed, say)
+            pretrain(model.fusion, parts, settings, folder, seed, progress, say)
     progress = share_state(processes, model, optimizer, schedule, progress)
     advance(progress.step)
     lengths = [_lengths(part) for part in parts] if settings.length_window else None
@@ -89,20 +89,23 @@ def train(
             torch.manual_seed(derive_seed(seed, epoch) + processes.rank)
             model.train()
             losses = []
-            drawn = joint_batches(
-                rows,
-                settings.batch_size,
-                seed,
-                epoch,
-                temperature=settings.joint_temperature,
-                lengths=lengths,
-                window=settings.length_window,
+            drawn = list(
+                joint_batches(
+                    rows,
+                    settings.batch_size,
+                    seed,
+                    epoch,
+                    temperature=settings.joint_temperature,
+                    lengths=lengths,
+                    window=settings.length_window,
+                )
             )
             for batch in _batches(parts, drawn, settings, seed, progress.step, processes):
                 loss = _step(model, optimizer, batch, settings, processes)
                 progress.step += 1
                 if loss is None:
-                    _skip(progress, folder, epoch, settings, log)
+                    when = f"up to step {progress.step}"
+                    skip(progress, folder, epoch, settings, log, when)
                 else:
                     schedule.step()
                     progress.skipped_in_a_row = 0
@@ -119,6 +122,8 @@ def train(
                             "seconds": progress.seconds + time.monotonic() - started,
                         }
                     )
+            progress.utterances += sum(len(drawn_rows) for _, drawn_rows in drawn)
+            progress.step_seconds += time.monotonic() - started
             metrics = {part.name: validate(model, part, settings, processes) for part in parts}
             value = mean_selection(parts, metrics)
             keep = _is_kept(value, epoch, progress, settings)
@@ -127,7 +132,7 @@ def train(
             if keep:
                 progress.best_epoch = epoch
                 progress.best_value = progress.best_value if value is None else value
-            mean_loss = sum(losses) / max(1, len(losses))
+            mean_loss = sum(losses) / len(losses) if losses else None
             scalars = {name: _scalars(each) for name, each in metrics.items()}
             log(
                 {
@@ -146,7 +151,7 @@ def train(
                 save_checkpoint(folder, model, optimizer, schedule, progress, keep=keep)
             say(_epoch_line(epoch, mean_loss, scalars, keep and settings.select == "best"))
     if not progress.best_epoch:
-        raise _diverged(folder, "no epoch had a finite score on validation")
+        raise diverged(folder, "no epoch had a finite score on validation")
     return progress
 
 
@@ -173,7 +178,7 @@ def _logging(folder: RunFolder | None, settings: TrainSettings, step: int) -> It
 
 def _batches(
     parts: Sequence[Part],
-    drawn: Iterator[tuple[int, list[Utterance]]],
+    drawn: Sequence[tuple[int, list[Utterance]]],
     settings: TrainSettings,
     seed: int,
     first: int,
@@ -209,37 +214,6 @@ def _step(
     return float(loss)
 
 
-def _skip(
-    progress: Progress,
-    folder: RunFolder | None,
-    epoch: int,
-    settings: TrainSettings,
-    log: Track,
-) -> None:
-    """Count a step that changed nothing.
-
-    Raises:
-        DivergenceError: too many in a row.
-    """
-    progress.skipped += 1
-    progress.skipped_in_a_row += 1
-    log({"kind": "skipped", "step": progress.step, "epoch": epoch})
-    if progress.skipped_in_a_row >= settings.max_skipped:
-        raise _diverged(
-            folder,
-            f"loss or gradient was not finite in {progress.skipped_in_a_row} steps in a row, up to "
-            f"step {progress.step}",
-        )
-
-
-def _diverged(folder: RunFolder | None, what: str) -> DivergenceError:
-    """Return the error that says what went wrong in a run, and how to mend it."""
-    where = f"{folder.path}: " if folder else ""
-    return DivergenceError(
-        f"{where}{what}; train with a lower --set fusion_lr=... and lora_lr=..., and --fresh"
-    )
-
-
 def _is_kept(value: float | None, epoch: int, progress: Progress, settings: TrainSettings) -> bool:
     """Tell whether the weights of this epoch are the ones to be scored, as far as is known."""
     if settings.select == "last":
@@ -267,7 +241,7 @@ def _scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _epoch_line(
-    epoch: int, loss: float, metrics: Mapping[str, Mapping[str, float]], best: bool
+    epoch: int, loss: float | None, metrics: Mapping[str, Mapping[str, float]], best: bool
 ) -> str:
     shown = [
         f"{dataset + ' ' if len(metrics) > 1 else ''}{name.replace('_', ' ')} {each[name]:.3f}"
@@ -277,4 +251,5 @@ def _epoch_line(
     ]
     mark = "  (best so far)" if best else ""
     validation = f", validation {', '.join(shown)}" if shown else ""
-    return f"epoch {epoch}: loss {loss:.3f}{validation}{mark}"
+    came_to = "every step was skipped" if loss is None else f"loss {loss:.3f}"
+    return f"epoch {epoch}: {came_to}{validation}{mark}"

@@ -58,6 +58,15 @@ def test_every_labelled_row_is_tested_once_and_never_trained_on(spoken: Path) ->
     assert {each.speaker for each in last[0].corpus.utterances["train"]} == {"B", "C"}
 
 
+def test_unlabelled_rows_stay_but_for_those_of_the_test_and_validation_values(
+    spoken: Path,
+) -> None:
+    """The one there is, of speaker C, may be pre-trained on where C is trained on."""
+    folds = make_folds(open_toy(spoken), "speaker", validate=True)
+    found = [[each.speaker for each in fold.corpus.utterances["unlabelled"]] for fold in folds]
+    assert found == [["C"], [], []]
+
+
 def test_what_cannot_be_folded_is_said(spoken: Path) -> None:
     corpus = open_toy(spoken)
     with pytest.raises(PipelineError, match=r"--folds speakers: no such column.*'speaker'"):

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from extract.table import write_table
 from fuse.streams import Stream
 from fuse.variants.self_supervision import SelfSupervision, core_of, hide_segments, info_nce
+from pipeline import pretraining
 from pipeline.errors import PipelineError
 from pipeline.runs import RunFolder
 from pipeline.settings import TrainSettings
 from tests.helpers_toy import DIMS, toy_features, toy_table, write_feature_set, write_toy_manifest
 from tests.test_fuse import make_fusion, make_streams
-from tests.test_training import SETTINGS, Killed, request, run
+from tests.test_training import SETTINGS, Killed, request, result_of, run
 
 NAMES = ("text", "audio", "visual")
 LENGTHS = {"text": [10, 1, 0, 0], "audio": [4, 1, 7, 0], "visual": [6, 1, 0, 0]}
@@ -196,3 +197,25 @@ def test_labels_play_no_part_and_without_unlabelled_rows_training_rows_are_read(
     (other,) = pretrain_lines(second)
     assert other["reconstruction"] == line["reconstruction"]
     assert other["contrast"] == line["contrast"]
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_too_many_end_it(
+    toy: Path, toy_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, bad, seen = pretraining._losses, {1, 2}, iter(range(10**6))
+
+    def spoiled(*arguments: Any) -> torch.Tensor:
+        losses: torch.Tensor = sound(*arguments)
+        return losses * float("nan") if next(seen) in bad else losses
+
+    monkeypatch.setattr(pretraining, "_losses", spoiled)
+    wanted = settings(pretrain_epochs=1, epochs=1, max_skipped=3)
+    folder = run(request(toy, toy_llm, fusion="emo-caps", settings=wanted))
+    (line,) = pretrain_lines(folder)
+    assert math.isfinite(line["reconstruction"])
+    assert result_of(folder)["skipped_steps"] == 2
+    assert result_of(folder)["steps"] == 4
+    bad |= {*range(5, 100)}
+    again = request(toy, toy_llm, fusion="emo-caps", settings=wanted, experiment="lost")
+    with pytest.raises(PipelineError, match="not finite in 3 steps in a row, in epoch 1 of pre-tr"):
+        run(again)

@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from extract.table import read_table, write_table
 from pipeline import training
 from pipeline.errors import PipelineError
+from pipeline.experiment import run_experiment
 from pipeline.model import Egmf
 from pipeline.report.load import load_runs
 from pipeline.settings import TrainSettings
+from tests.helpers_toy import no_progress
 from tests.test_training import SETTINGS, Killed, request, result_of, run
 
 
@@ -93,6 +95,17 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     assert [line["skipped"] for line in log_of(folder.path, "epoch")] == [1, 3, 3]
     weights = load_file(folder.best / "fusion.safetensors").values()
     assert all(each.isfinite().all() for each in weights)
+
+
+def test_an_epoch_without_a_good_step_has_no_loss(
+    toy: Path, toy_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_at(monkeypatch, lambda step: True)
+    wanted = settings(select="last", epochs=1, max_skipped=100)
+    said: list[str] = []
+    (folder,) = run_experiment(request(toy, toy_llm, settings=wanted), no_progress, said.append)
+    assert [line["train_loss"] for line in log_of(folder.path, "epoch")] == [None]
+    assert any(line.startswith("epoch 1: every step was skipped, validation") for line in said)
 
 
 def test_too_many_such_steps_in_a_row_stop_the_run(

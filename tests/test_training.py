@@ -114,7 +114,11 @@ def test_it_learns_and_the_result_is_complete(trained: RunFolder) -> None:
     assert set(result["noise_probe"]) == set(DIMS)
     assert result["count_mismatch"] is None
     assert result["ceiling"] is None
-    assert result["seconds"]["train"] > 0
+    progress = json.loads((trained.checkpoint / "progress.json").read_text())
+    assert progress["utterances"] == 64 * result["epochs"]
+    assert 0 < progress["step_seconds"] < result["seconds"]["train"]
+    rate = progress["utterances"] / progress["step_seconds"]
+    assert result["utterances_per_second"] == pytest.approx(rate)
 
 
 def test_predictions_agree_with_the_metrics(trained: RunFolder) -> None:

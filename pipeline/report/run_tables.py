@@ -52,8 +52,8 @@ def cost_table(dataset: str, experiments: Sequence[Experiment]) -> Table:
         tuple(rows),
         notes=(
             "Mean over runs, the largest for memory. Time: loading, training and evaluation. "
-            "Utterances/s: while training, an epoch's evaluation included. Peak memory: of the "
-            "GPU where there was one, else of the whole process.",
+            "Utterances/s: in training steps. Peak memory: of the GPU while training where there "
+            "was one, else of the whole process since its start.",
         ),
     )
 
