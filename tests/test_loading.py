@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from generate import backbone
 from generate.backbone import LoraSettings, load_backbone, load_language_model
 from generate.errors import GenerateError
-from generate.sharding import Sharding
 
 CPU = torch.device("cpu")
 
@@ -104,22 +102,3 @@ def test_four_bits_are_nf4_summed_in_the_wanted_precision(
     assert config.bnb_4bit_quant_type == "nf4"
     assert config.bnb_4bit_use_double_quant
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
-
-
-class One:
-    """The only process."""
-
-    count = 1
-
-    def call(self) -> None:
-        return None
-
-    def most(self, number: int) -> int:
-        return number
-
-
-def test_a_model_of_unknown_layers_cannot_be_cut(toy_llm: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(toy_llm)
-    model._no_split_modules = None
-    with pytest.raises(GenerateError, match=r"Qwen2ForCausalLM .* --set shard_llm=false"):
-        Sharding(model, CPU, One())
