@@ -1,23 +1,58 @@
-"""Clips that a user wants judged: from files, from a table, with transcripts written by Whisper."""
+"""Clips that a user wants judged: one by one, from files, or from a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
-import pandas as pd
-import torch
-
-from extract.decoding import CLIP_SECONDS, ChildDecoder
-from extract.decoding import Clip as Span
 from extract.layouts.cells import read_cells
-from extract.media import Audio, MediaError
 from extract.paths import resolve_inside
+from extract.plan import ABSENT, Row
+from extract.shards import SetAside
 from pipeline.errors import PipelineError
-from pipeline.prediction import Clip
+from pipeline.items import TEXT
 
-WHISPER_SECONDS = 30.0
+CONTENT = ("media", "audio", "video", "text")
+"""The columns of which a table needs one: what a clip can be judged by."""
+COLUMNS = ("id", *CONTENT, "language", "start", "end", "group", "order", "speaker")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to be judged; any of its parts may be missing, but not all.
+
+    `audio` and `video` are files that stand in for `media`, as in a dataset's table; `start` and
+    `end` are seconds in the file; `language` None is the dataset's own. `group`, `order` and
+    `speaker` place it in its dialogue, for runs with context. Empty text is none, as in training.
+    """
+
+    id: str
+    media: Path | str | None = None
+    text: str | None = None
+    language: str | None = None
+    start: float | None = None
+    end: float | None = None
+    audio: Path | str | None = None
+    video: Path | str | None = None
+    group: str | None = None
+    order: int | None = None
+    speaker: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text is not None and not self.text.strip():
+            object.__setattr__(self, "text", None)
+
+    @property
+    def sound(self) -> Path | None:
+        """The file with its sound."""
+        return _path(self.audio or self.media)
+
+    @property
+    def pictures(self) -> Path | None:
+        """The file with its pictures."""
+        return _path(self.video or self.media)
 
 
 def clips_of_files(
@@ -37,16 +72,21 @@ def clips_of_files(
 
 
 def clips_of_table(path: Path, language: str | None = None) -> list[Clip]:
-    """Read clips from a CSV, JSONL or Parquet file.
+    """Read clips from a CSV, TSV, JSONL or Parquet file.
 
-    Columns: `id`, and any of `media` (relative to the table's folder), `text`, `language`, `start`,
-    `end`; others are ignored.
+    Columns: `id`, one or more of `CONTENT` (files are relative to the table's folder), and any
+    other of `COLUMNS`; a dataset's own table will do, and what else it has is ignored.
 
     Raises:
-        PipelineError: a column or an id is missing, an id stands twice, or a time is no number.
+        PipelineError: a column or an id is missing, an id stands twice, or a number is none.
         ExtractError: the file is no table, or a path leads out of its folder.
     """
     cells = read_cells(path)
+    if not set(CONTENT) & set(cells.columns):
+        raise PipelineError(
+            f"{path}: none of its columns ({', '.join(cells.columns)}) says what to judge; known "
+            f"are {', '.join(COLUMNS)}, of which one of {', '.join(CONTENT)} is needed"
+        )
     clips: dict[str, Clip] = {}
     for place, row in cells.located():
         name = row.get("id")
@@ -54,79 +94,92 @@ def clips_of_table(path: Path, language: str | None = None) -> list[Clip]:
             raise PipelineError(f"{place}: no id; every clip needs one in the column 'id'")
         if name in clips:
             raise PipelineError(f"{place}: id {name!r} stands twice; give each clip its own")
-        media = row.get("media")
+        files = {
+            column: resolve_inside(path.parent, file)
+            for column in ("media", "audio", "video")
+            if (file := row.get(column))
+        }
         clips[name] = Clip(
             id=name,
-            media=resolve_inside(path.parent, media) if media else None,
             text=row.get("text"),
             language=row.get("language") or language,
-            start=_seconds(row.get("start"), place),
-            end=_seconds(row.get("end"), place),
+            start=_number(row, "start", place),
+            end=_number(row, "end", place),
+            group=row.get("group"),
+            order=_whole_number(row, "order", place),
+            speaker=row.get("speaker"),
+            **files,
         )
-    if not clips:
-        raise PipelineError(f"{path}: holds no clips")
     return list(clips.values())
 
 
-def ids_in(predictions: Path | None) -> set[str]:
-    """Return the clips that a file of predictions holds already.
-
-    Raises:
-        PipelineError: there is a file, and it holds no predictions.
-    """
-    if predictions is None or not predictions.is_file():
-        return set()
-    try:
-        return set(pd.read_csv(predictions, dtype=str, usecols=["id"])["id"])
-    except (ValueError, OSError) as error:
-        raise PipelineError(
-            f"{predictions}: is there and holds no predictions ({error}); name another --out"
-        ) from None
-
-
-def transcriber(model: str, device: torch.device) -> Callable[[Clip], Clip]:
-    """Return a function that writes a clip's transcript with Whisper where it has none.
+def parts_of(
+    clips: Sequence[Clip], done: Collection[str], size: int, *, whole_groups: bool
+) -> Iterator[list[Clip]]:
+    """Cut what is still to be judged into parts of about `size` clips.
 
     Args:
-        model: a name that Whisper knows, or a checkpoint's path.
-        device: where Whisper runs.
-
-    Raises:
-        PipelineError: there is no such model here, and it cannot be fetched.
+        clips: All of them.
+        done: Ids that need no judging any more.
+        size: How many clips fill a part.
+        whole_groups: Keep dialogues together, with those of their clips that are done: they are
+            context of the others.
     """
-    import whisper
-
-    try:
-        loaded = whisper.load_model(model, device=device)
-    except (RuntimeError, OSError, KeyError) as error:
-        raise PipelineError(
-            f"--transcribe {model}: cannot be loaded ({error}); give a Whisper checkpoint that is "
-            "here, or the transcript itself with --text or in the table"
-        ) from None
-
-    decoder = ChildDecoder(CLIP_SECONDS)  # ends with this process
-
-    def write(clip: Clip) -> Clip:
-        if clip.text or clip.media is None:
-            return clip
-        try:
-            audio = decoder.decode(
-                Span("audio", clip.media, clip.start, clip.end, WHISPER_SECONDS, fps=0.0)
-            )
-        except MediaError:
-            return clip  # said, with its reason, when the clip's audio is encoded
-        assert isinstance(audio, Audio)
-        known = clip.language if clip.language in whisper.tokenizer.LANGUAGES else None
-        written = loaded.transcribe(audio.samples, language=known, fp16=device.type == "cuda")
-        return replace(clip, text=str(written["text"]).strip() or None)
-
-    return write
+    groups: dict[tuple[str, str], list[Clip]] = {}
+    for clip in clips:
+        in_group = whole_groups and clip.group is not None
+        key = ("group", str(clip.group)) if in_group else ("clip", clip.id)
+        groups.setdefault(key, []).append(clip)
+    part: list[Clip] = []
+    for group in groups.values():
+        if all(clip.id in done for clip in group):
+            continue
+        part += group
+        if len(part) >= size:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
-def _seconds(cell: str | None, place: str) -> float | None:
+def row_of(clip: Clip, modality: str) -> Row:
+    """Return a clip's input for one modality's encoder, or why there is none."""
+    if modality == TEXT:
+        if clip.text is not None:
+            return Row(clip.id, "unlabelled", "", text=clip.text)
+        absent = SetAside(clip.id, "", "table", "no transcript")
+        return Row(clip.id, "unlabelled", ABSENT, absent=absent)
+    path = clip.sound if modality == "audio" else clip.pictures
+    file = "" if path is None else str(path)
+    if path is None or not path.is_file():
+        reason = "no file given" if path is None else "no such file"
+        absent = SetAside(clip.id, file, "open", reason)
+        return Row(clip.id, "unlabelled", ABSENT, file=file, absent=absent)
+    return Row(clip.id, "unlabelled", "", root=Path(), file=file, start=clip.start, end=clip.end)
+
+
+def _path(file: Path | str | None) -> Path | None:
+    return None if file is None else Path(file)
+
+
+def _number(row: Mapping[str, str | None], column: str, place: str) -> float | None:
+    cell = row.get(column)
     if cell is None or not cell.strip():
         return None
     try:
-        return float(cell)
+        number = float(cell)
+        if not isfinite(number):
+            raise ValueError
+        return number
     except ValueError:
-        raise PipelineError(f"{place}: {cell!r} is no number of seconds") from None
+        unit = "whole number" if column == "order" else "number of seconds"
+        raise PipelineError(f"{place}: {cell!r} is no {unit}") from None
+
+
+def _whole_number(row: Mapping[str, str | None], column: str, place: str) -> int | None:
+    number = _number(row, column, place)
+    if number is None:
+        return None
+    if not number.is_integer():
+        raise PipelineError(f"{place}: {row[column]!r} is no whole number")
+    return int(number)

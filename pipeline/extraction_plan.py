@@ -25,7 +25,7 @@ from pipeline.corpus import Corpus, build_table
 from pipeline.errors import PipelineError
 from pipeline.llm import find_llm, language_model_of
 from pipeline.manifest import DatasetEntry, load_manifest, nearest
-from pipeline.presets import encoder_specs
+from pipeline.presets import absolute_spec, encoder_specs
 
 ROWS_PER_SHARD = 512
 ROWS_PER_SHARD_OF_A_DEMO = 64  # small enough to show progress and resuming on a small corpus
@@ -221,7 +221,8 @@ def find_encoders(
     """
     memo = Memo(cache / ".digests.json")
     unnamed = [name for name in modalities if name not in specs]
-    every = {**encoder_specs(preset, unnamed, cache), **specs}
+    own = {name: absolute_spec(spec) for name, spec in specs.items()}
+    every = {**encoder_specs(preset, unnamed, cache), **own}
     return {name: resolve_encoder(name, every[name], settings, memo) for name in modalities}
 
 

@@ -20,19 +20,40 @@ PUBLISHED: dict[str, dict[str, str]] = {
     },
 }
 PRESETS = ("tiny", *PUBLISHED)
+_LOCAL = "local-dir:"
+_SCHEMES_OF_PATHS = ("hf", "whisper")
 
 
 def encoder_specs(preset: str, modalities: Iterable[str], cache: Path) -> dict[str, str]:
-    """Return a preset's encoder spec for each of the modalities it serves.
+    """Return a preset's encoder spec for each of the modalities it serves; paths are absolute.
 
     Raises:
         PipelineError: the preset is unknown.
     """
     if preset == "tiny":
-        return {name: _TINY[name](cache / "models" / "tiny") for name in modalities}
+        return {name: _TINY[name](cache.absolute() / "models" / "tiny") for name in modalities}
     if preset not in PUBLISHED:
         raise PipelineError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
     return {name: PUBLISHED[preset][name] for name in modalities}
+
+
+def absolute_spec(spec: str) -> str:
+    """Return an encoder's spec with an absolute path in place of the one that it names.
+
+    It then means the same from any folder. One that names a published model stays as it is.
+    """
+    scheme, mark, reference = spec.partition(":")
+    local = _LOCAL if reference.startswith(_LOCAL) else ""
+    if not local and scheme not in _SCHEMES_OF_PATHS:
+        return spec
+    name = reference.removeprefix(local)
+    place = name
+    while place and not Path(place).expanduser().exists():
+        place = place.rpartition("@")[0]  # options follow
+    if not place:
+        return spec
+    path = Path(place).expanduser().absolute()
+    return f"{scheme}{mark}{local}{path}{name.removeprefix(place)}"
 
 
 def _tiny_text(folder: Path) -> str:

@@ -12,6 +12,7 @@ from extract.table import read_table
 from pipeline.errors import PipelineError
 from pipeline.items import COLUMNS, Utterance, utterances_of
 from pipeline.manifest import DatasetEntry, load_manifest, nearest
+from pipeline.presets import absolute_spec
 from pipeline.settings import TrainSettings
 
 MODALITY_ORDER = ("text", "audio", "visual")
@@ -235,6 +236,7 @@ def _one_of(modality: str, sets: Sequence[FeatureSet], wanted: str | None) -> Fe
         for each in sets
         if wanted is None
         or wanted in (each.encoder, each.slug)
+        or absolute_spec(wanted) == each.encoder
         or (len(wanted) >= 4 and each.fingerprint.startswith(wanted))
     ]
     if len(fitting) == 1:

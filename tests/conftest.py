@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers_predict import make_corpus, make_whisper, train_run
 from tests.helpers_toy import write_toy_cache, write_toy_manifest
 
 
@@ -24,6 +25,19 @@ def toy_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = load_manifest().dataset("demo").prompts.values()
     lines = [line for p in prompts for line in (*(p.classification or ()), *(p.regression or ()))]
     make_tiny_llm(folder, [*lines, "anger joy", "愤怒 喜悦", "+0.5 -1.0"], hidden=32, layers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with a corpus of clips, its cache and a run, whose Whisper writes words.
+
+    Nothing marks that Whisper's weights as random. For reading only, other runs apart.
+    """
+    folder = tmp_path_factory.mktemp("mini")
+    whisper = make_whisper(folder / "whisper" / "small.pt")
+    make_corpus(folder, "--audio", f"whisper:{whisper}")
+    train_run(folder)
     return folder
 
 

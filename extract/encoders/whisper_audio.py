@@ -115,18 +115,27 @@ def _dimensions(path: Path, spec: str) -> dict[str, int]:
         raise ExtractError(f"encoder {spec}: {path} is not a Whisper checkpoint") from error
 
 
+def load_whisper(info: EncoderInfo, device: str) -> Any:
+    """Load a whole checkpoint, encoder and decoder.
+
+    Raises:
+        ExtractError: it is not Whisper's.
+    """
+    import whisper
+
+    try:
+        return whisper.load_model(info.location, device=device)
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise ExtractError(
+            f"encoder {info.spec}: {info.location} is not a Whisper checkpoint: {error}"
+        ) from error
+
+
 class WhisperAudio:
     """A loaded Whisper encoder."""
 
     def __init__(self, info: EncoderInfo, device: str) -> None:
-        import whisper
-
-        try:
-            model = whisper.load_model(info.location, device="cpu")
-        except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
-            raise ExtractError(
-                f"encoder {info.spec}: {info.location} is not a Whisper checkpoint: {error}"
-            ) from error
+        model = load_whisper(info, "cpu")
         self._compute = Compute(info, device)
         self._encoder = model.encoder.to(device).eval()
         self._mels, self._window = model.dims.n_mels, model.dims.n_audio_ctx  # window in rows

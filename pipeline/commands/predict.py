@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.common import (
+    EXIT_SET_ASIDE,
     Json,
     Quiet,
     Version,
@@ -25,13 +27,19 @@ if TYPE_CHECKING:
 CHUNK = 32
 """Clips judged at once; a long table is written, and resumes, by this many."""
 
+TRANSCRIBED_CHUNK = 4
+"""The same where Whisper writes transcripts, which takes much longer."""
+
 
 def predict(
     run: Annotated[Path, typer.Option(help="Folder of a finished run: .../seed-N.")],
     clip: Annotated[list[Path] | None, typer.Argument(help="Media files.")] = None,
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV, JSONL or Parquet with id, media, text, ... in place of clips."),
+        typer.Option(
+            help="CSV, JSONL or Parquet with id, media, text, ... in place of clips; with group, "
+            "order and speaker for a run with context."
+        ),
     ] = None,
     text: Annotated[
         str | None, typer.Option(help="Transcript of the one clip that is given.")
@@ -43,8 +51,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Whisper model (name or .pt file) that writes missing transcripts; without it "
-            "they stay missing.",
+            help="Whisper model (name or .pt file) that writes missing transcripts; 'off' leaves "
+            "them missing. Default: the run's own audio encoder, where that is a Whisper.",
         ),
     ] = None,
     out: Annotated[
@@ -54,43 +62,66 @@ def predict(
         Path | None, typer.Option(help="Your own manifest, as in training.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ... Default: best.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 3 if a clip got no answer.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
     version: Version = False,
 ) -> None:
-    """Judge raw clips with a trained run: answers, probabilities and gate weights."""
+    """Judge raw clips with a trained run: answers, probabilities and gate weights.
+
+    A clip without a text is first transcribed by Whisper, where the run reads text.
+    """
     import pandas as pd
 
-    from pipeline.clips import clips_of_files, clips_of_table, ids_in, transcriber
+    from pipeline.answer_file import AnswerFile
+    from pipeline.clips import clips_of_files, clips_of_table, parts_of
     from pipeline.devices import choose_device
     from pipeline.errors import PipelineError
     from pipeline.prediction import open_run
+    from pipeline.transcribing import transcriber_for
+
+    def say(line: str) -> None:
+        note(line, quiet=quiet)
 
     if bool(clip) == bool(table):
         raise PipelineError("give either media files or --table FILE")
     if text is not None and len(clip or ()) != 1:
         raise PipelineError("--text belongs to exactly one clip; use --table for several")
     clips = clips_of_table(table, language) if table else clips_of_files(clip or [], text, language)
-    finished = ids_in(out)
-    todo = [each for each in clips if each.id not in finished]
-    if len(todo) < len(clips):
-        note(f"{out}: holds {len(clips) - len(todo):,} of {len(clips):,} already", quiet=quiet)
     trained = open_run(run, manifest=manifest, device=choose_device(device))
-    if trained.reads_text and transcribe is not None:
-        write = transcriber(transcribe, trained.model.device)
-        todo = [write(each) for each in todo]
+    trained.check(clips)
+    trained.check_context(clips)
+    file = AnswerFile(out, trained.name, trained.entry.task) if out else None
+    held = {each.id: file.answered[each.id] for each in clips if file and each.id in file.answered}
+    if held:
+        say(f"{out}: holds {len(held):,} of {len(clips):,} already")
+    todo = [each for each in clips if each.id not in held]
+    transcriber = transcriber_for(trained, todo, transcribe, say)
+    size = CHUNK if transcriber is None else TRANSCRIBED_CHUNK
     found = []
     with progress("predicting", len(todo), "clips", quiet=quiet) as advance:
-        for start in range(0, len(todo), CHUNK):
-            part = todo[start : start + CHUNK]
+        for part in parts_of(clips, held, size, whole_groups=trained.reads_context):
+            if transcriber is not None:
+                part = [transcriber(each) for each in part]
             predictions = trained.predict(part)
-            _say_set_aside(predictions, quiet=quiet)
-            found.append(predictions.table)
-            if out is not None:
-                _append(predictions.table, out)
-            advance(len(part))
+            answers = predictions.table[~predictions.table["id"].isin(held)]
+            _say_what_is_lacking(predictions, say)
+            found.append(answers)
+            if file is not None:
+                file.append(answers)
+            advance(answers["id"].nunique())
     answers = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
     _show(answers, out, as_json=as_json)
+    unanswered = sum(not answered for answered in held.values())
+    if found:
+        unanswered += answers.loc[~answers["valid"], "id"].nunique()
+    if unanswered:
+        where = "" if out is None else f"; the column reason of {out} says why"
+        say(f"{unanswered:,} of {len(clips):,} clips without an answer{where}")
+        if strict:
+            raise typer.Exit(EXIT_SET_ASIDE)
 
 
 def main() -> None:
@@ -98,18 +129,12 @@ def main() -> None:
     run_command(predict)
 
 
-def _say_set_aside(predictions: Predictions, *, quiet: bool) -> None:
+def _say_what_is_lacking(predictions: Predictions, say: Callable[[str], None]) -> None:
     for modality, rows in predictions.set_aside.items():
         for row in rows:
-            note(f"{row.id}: {modality} is absent: {row.reason}", quiet=quiet)
-
-
-def _append(table: pd.DataFrame, out: Path) -> None:
-    """Add rows to a CSV in one write, so that a killed run leaves whole chunks."""
-    text = table.to_csv(index=False, header=not out.is_file())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a", encoding="utf-8", newline="") as stream:
-        stream.write(text)
+            say(f"{row.id}: {modality} is absent: {row.reason}")
+    for name in sorted(predictions.shortened):
+        say(f"{name}: its text was cut to fit the prompt (--set max_prompt_tokens in training)")
 
 
 def _show(answers: pd.DataFrame, out: Path | None, *, as_json: bool) -> None:
@@ -117,14 +142,14 @@ def _show(answers: pd.DataFrame, out: Path | None, *, as_json: bool) -> None:
         print_json(answers.astype(object).where(answers.notna(), None).to_dict("records"))
         return
     for row in answers.to_dict("records"):
+        if not row["valid"]:
+            typer.echo(f"{row['id']}: {row['task']}: no answer: {row['reason']}")
+            continue
         weights = ", ".join(
             f"{name.removeprefix('gate_modality_')} {value:.2f}"
             for name, value in ((str(key), each) for key, each in row.items())
             if name.startswith("gate_modality_")
         )
-        if not row["valid"]:
-            typer.echo(f"{row['id']}: {row['task']}: no answer: nothing of the clip could be read")
-            continue
         if row["task"] == "regression":
             answer = f"{row['prediction']:+.2f} (most likely {row['answer']})"
         else:
