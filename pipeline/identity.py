@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.sources import Corpus
 
 LLM, LLM_SHA256, ENTRY_SHA256 = "llm", "llm_sha256", "entry_sha256"
+_NAMED = 3
 RECORDED_LATER = (ENTRY_SHA256, LLM_SHA256)
 
 
@@ -57,6 +58,12 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any], within: str =
         elif one != other or (key in before) != (key in after):
             found.append(f"{within}{key}")
     return found
+
+
+def named(keys: Sequence[str]) -> str:
+    """Return the first of several names for a message, and how many more there are."""
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return f"{', '.join(keys[:_NAMED])}{more}"
 
 
 def comparable(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

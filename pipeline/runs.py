@@ -34,10 +34,9 @@ from extract.files import fsync, publish_json, publish_text, sync_folder
 from extract.locks import writing
 from generate.errors import first_line
 from pipeline.errors import PipelineError
-from pipeline.identity import differing
+from pipeline.identity import differing, named
 
 RESULT_FORMAT = 1
-_NAMED = 3
 LIBRARIES = (
     "egmf", "torch", "transformers", "peft", "openai-whisper", "open_clip_torch", "h5py",
     "dask", "numpy", "pandas", "scikit-learn", "tokenizers", "av",
@@ -217,11 +216,9 @@ def prepare(folder: RunFolder, config: Mapping[str, Any], *, resume: bool, fresh
         shutil.rmtree(folder.path)
     if folder.config.is_file() and (folder.finished or folder.begun):
         if others := differing(folder.read_config(), yaml.safe_load(text)):
-            more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
             raise PipelineError(
                 f"{folder.path}: holds a run with other settings or other features "
-                f"({', '.join(others[:_NAMED])}{more}); name another --experiment, or replace it "
-                "with --fresh"
+                f"({named(others)}); name another --experiment, or replace it with --fresh"
             )
         if folder.finished:
             return False

@@ -25,8 +25,9 @@ from extract.files import publish_text, publishing
 from pipeline.choices import write_choices
 from pipeline.errors import PipelineError
 from pipeline.experiment import bench_of, config_of, open_whole
-from pipeline.request import Request, StepProgress
-from pipeline.runs import jsonable, run_folder
+from pipeline.identity import differing, named
+from pipeline.request import Bench, Request, StepProgress
+from pipeline.runs import RunFolder, claimed, jsonable, run_folder
 from pipeline.searches import StudyFile, open_search, read_study, same_study
 from pipeline.trials import Trial, read_trial, run_trial
 
@@ -77,9 +78,13 @@ def run_study(
     name = request.experiment or f"study-{file.stem}"
     folder = run_folder(request.runs, request.source.dataset, name, 0).path.parent
     base = {**config_of(request, corpus, name, request.seeds[0]), "seed": request.seeds}
-    _prepare(folder, wanted, jsonable(base), request)
+    with claimed(RunFolder(folder), say):
+        _prepare(folder, wanted, jsonable(base), request)
+        return _run_trials(request, wanted, folder, bench_of(request, progress, say))
+
+
+def _run_trials(request: Request, wanted: StudyFile, folder: Path, bench: Bench) -> Study:
     search = open_search(wanted, folder)
-    bench = bench_of(request, progress, say)
     trials: list[Trial] = []
     for number in range(wanted.count):
         place = folder / f"trial-{number:03d}"
@@ -88,7 +93,7 @@ def run_study(
             bench.backbone()  # whether it can be loaded is no matter of the trial
             trial = run_trial(request, number, search.choices(number), place, bench)
             score = f"failed: {trial.reason}" if trial.value is None else f"{trial.value:.4f}"
-            say(f"trial {number + 1} of {wanted.count}: {score}")
+            bench.say(f"trial {number + 1} of {wanted.count}: {score}")
         search.tell(number, trial.value)
         trials.append(trial)
         _write_tables(Study(folder, tuple(trials)))
@@ -107,10 +112,11 @@ def _prepare(folder: Path, wanted: StudyFile, base: Mapping[str, Any], request: 
     if path.is_file():
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
         before = StudyFile.model_validate(held["study"])
-        if not same_study(before, wanted) or held["base"] != base:
+        others = [] if same_study(before, wanted) else ["study"]
+        if others := [*others, *differing(held["base"], base)]:
             raise PipelineError(
-                f"{folder}: holds another study, or one with other settings or other features; "
-                "name another --experiment, or replace it with --fresh"
+                f"{folder}: holds another study, or one with other settings or other features "
+                f"({named(others)}); name another --experiment, or replace it with --fresh"
             )
         finished = len(list(folder.glob("trial-*/trial.json")))
         if finished < wanted.count and not request.resume:

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.errors import PipelineError
 from pipeline.experiment import config_of
-from pipeline.identity import comparable, differing
+from pipeline.identity import comparable, differing, named
 from pipeline.runs import RunFolder
 from tests.helpers_toy import MANIFEST
 from tests.test_folds import open_toy
@@ -26,6 +26,8 @@ def test_what_differs_is_named() -> None:
     after = {**BEFORE, "settings": {"dim": 32, "rank": 2}, "llm": "hub/b", "folds": "speaker"}
     assert differing(BEFORE, after) == ["llm", "settings.dim", "folds"]
     assert differing(after, BEFORE) == ["llm", "settings.dim", "folds"]
+    assert named(["a", "b", "c"]) == "a, b, c"
+    assert named(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
 
 
 def test_what_an_old_run_did_not_record_is_not_compared() -> None:

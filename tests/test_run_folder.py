@@ -15,6 +15,7 @@ from extract.locks import lock_path
 from pipeline.errors import PipelineError
 from pipeline.runs import RunFolder, claimed, publishing_folder
 from tests.test_selection import settings
+from tests.test_study import study, write_study
 from tests.test_training import Killed, request, run
 
 
@@ -34,6 +35,15 @@ def test_a_second_process_leaves_the_first_ones_files_alone(toy: Path, toy_llm: 
         (partial / "state.pt").write_bytes((folder.checkpoint / "state.pt").read_bytes())
     assert run(request(toy, toy_llm, resume=True, **wanted)).finished
     assert not lock_path(folder.path).exists()
+
+
+def test_a_study_belongs_to_one_process_too(toy: Path, toy_llm: Path) -> None:
+    file = write_study(toy, search="grid", space={"dim": [16]})
+    place = toy / "runs" / "toy" / "study-small"
+    with claimed(RunFolder(place), lambda line: None):
+        with pytest.raises(PipelineError, match=rf"study-small: process {os.getpid()} on .*wait"):
+            study(toy, toy_llm, file, fresh=True)
+        assert not place.exists()
 
 
 def test_what_a_killed_process_claimed_is_taken_over(tmp_path: Path) -> None:
