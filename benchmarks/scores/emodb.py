@@ -107,7 +107,7 @@ def svm(table: pd.DataFrame, features: FeatureSet, name: str) -> Baseline:
     found = cross_val_predict(
         model, x, table["label"], groups=table["speaker"], cv=LeaveOneGroupOut()
     )
-    return Baseline(name, {"classification": dict(zip(table["id"], found, strict=True))})
+    return Baseline(name, {"classification": [dict(zip(table["id"], found, strict=True))]})
 
 
 def by_speaker(
@@ -115,7 +115,9 @@ def by_speaker(
 ) -> list[dict[str, Any]]:
     """Return each system's unweighted average recall for each speaker, the mean over seeds."""
     systems = {
-        each.name: [[each.predictions["classification"][name] for name in table.index]]
+        each.name: [
+            [seed[name] for name in table.index] for seed in each.predictions["classification"]
+        ]
         for each in baselines
     }
     for row in BENCHMARK.rows:

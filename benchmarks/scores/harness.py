@@ -58,10 +58,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Predictions that egmf did not make: a label or number for each id of the test split."""
+    """What egmf did not predict: for each task and seed, a label or number for each test id."""
 
     name: str
-    predictions: Mapping[str, Mapping[str, Any]]
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -235,12 +235,12 @@ def run_scores(benchmark: Benchmark, row: Row, task: str, options: Namespace) ->
 
 def _baseline_scores(baseline: Baseline, task: str, table: pd.DataFrame) -> Scores:
     given = baseline.predictions[task]
-    ids = tuple(sorted(given))
+    ids = tuple(sorted(given[0]))
     kind, column = (np.float64, "score") if task == "regression" else (object, "label")
     return Scores(
         ids,
         table.loc[list(ids), column].to_numpy(dtype=kind),
-        np.array([[given[each] for each in ids]], dtype=kind),
+        np.array([[seed[each] for each in ids] for seed in given], dtype=kind),
     )
 
 

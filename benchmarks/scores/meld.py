@@ -100,7 +100,7 @@ def logistic_baselines(cache: Path) -> list[Baseline]:
         ]
         text[split], both[split] = features[0], np.hstack(features)
     return [
-        Baseline(name, {"classification": _logistic(features, parts)})
+        Baseline(name, {"classification": [_logistic(features, parts)]})
         for name, features in ((LOGISTIC_TEXT, text), (LOGISTIC, both))
     ]
 

@@ -11,27 +11,26 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from harness import (
     HERE,
+    SEEDS,
     Baseline,
     Benchmark,
     Row,
     arguments,
     command,
-    mean_features,
     train,
     variant,
     write_results,
 )
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
+from mosi_baselines import ARCHIVE, EPOCHS, STRENGTHS, Floats, bi_lstm, linear, rows_of
 
 MANIFEST = HERE / "manifests" / "mosi.yaml"
-LINEAR = "logistic regression / ridge"
+LINEAR, LSTM = "logistic regression / ridge", "bi-LSTM in context"
+LABELS = ("negative", "positive")
 CONTEXT = ("--context", "10", "--context-after", "10")
 PARTS = ("local", "semantic", "global", "gate")
 TWO = (1111, 2222)
@@ -58,9 +57,11 @@ BENCHMARK = Benchmark(
     metrics=METRICS,
     rows=(
         Row(SINGLE, THREE, against=(LINEAR, "concat")),
-        Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, "concat-context")),
+        Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, LSTM, "concat-context")),
         Row("first-protocol-context", (*FIRST, *CONTEXT), against=(IN_CONTEXT,)),
-        Row(WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, "concat-and-tokens-context")),
+        Row(
+            WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, LSTM, "concat-and-tokens-context")
+        ),
         Row("concat-and-tokens-context", (*FOUR, *CONTEXT, *variant("concat"))),
         Row("egmf-tokens-as-text-context", (*MINILM, *CONTEXT), against=(IN_CONTEXT,)),
         Row("concat", (*THREE, *variant("concat"))),
@@ -92,7 +93,7 @@ def main() -> None:
     prepare(options)
     train(BENCHMARK, options)
     if options.only is None:
-        write_results(BENCHMARK, [_linear(options.work / "cache", BENCHMARK.dataset)], options)
+        write_results(BENCHMARK, baselines(options.data), options)
 
 
 def prepare(options: Namespace) -> None:
@@ -112,36 +113,30 @@ def prepare(options: Namespace) -> None:
     )
 
 
-def _linear(cache: Path, dataset: str) -> Baseline:
-    """Fit logistic and ridge regression on all features, with scikit-learn's own settings."""
-    table = pd.read_parquet(cache / dataset / "utterances.parquet")
-    parts = dict(iter(table.groupby("split")))
-    x = {
-        split: np.hstack(
-            [
-                mean_features(cache, dataset, m, list(rows["id"]))
-                for m in ("text", "audio", "visual")
-            ]
-        )
-        for split, rows in parts.items()
-    }
-    scale = StandardScaler().fit(x["train"])
-    train_x, test_x = scale.transform(x["train"]), scale.transform(x["test"])
-    labels = LogisticRegression(max_iter=2000).fit(train_x, parts["train"]["label"])
-    scores = Ridge().fit(train_x, parts["train"]["score"])
-    ids = list(parts["test"]["id"])
-    return Baseline(
-        LINEAR,
-        {
-            "classification": dict(zip(ids, labels.predict(test_x), strict=True)),
-            "regression": dict(zip(ids, scores.predict(test_x), strict=True)),
-        },
-    )
+def baselines(data: Path) -> list[Baseline]:
+    """Train linear models and a bidirectional LSTM on the same features; see `mosi_baselines`."""
+    with np.load(data / ARCHIVE, allow_pickle=False) as archive:
+        train, test = rows_of(archive, "train"), rows_of(archive, "test")
+        ids = archive["test_id"].astype(str)
 
+    def named(task: str, found: Floats) -> dict[str, Any]:
+        if task == "regression":
+            return dict(zip(ids, found, strict=True))
+        return {each: LABELS[int(number)] for each, number in zip(ids, found, strict=True)}
 
-def _all_features(cache: Path, dataset: str, ids: list[str]) -> NDArray[np.float64]:
-    names = ("text", "audio", "visual")
-    return np.hstack([mean_features(cache, dataset, name, ids) for name in names])
+    return [
+        Baseline(
+            LINEAR,
+            {task: [named(task, linear(train, test, task, STRENGTHS[task]))] for task in METRICS},
+        ),
+        Baseline(
+            LSTM,
+            {
+                task: [named(task, bi_lstm(train, test, task, EPOCHS[task], s)) for s in SEEDS]
+                for task in METRICS
+            },
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def ridge_baseline(benchmark: Benchmark, options: Namespace) -> Baseline:
     assert best is not None
     limit = 1.0 if benchmark.protocol == "sims" else 3.0
     predicted = best[1].predict(best[2]).clip(-limit, limit)
-    return Baseline(RIDGE, {"regression": dict(zip(parts["test"]["id"], predicted, strict=True))})
+    return Baseline(RIDGE, {"regression": [dict(zip(parts["test"]["id"], predicted, strict=True))]})
 
 
 if __name__ == "__main__":

@@ -309,8 +309,11 @@ def _extract(request: ExtractionRequest, quiet: bool) -> None:
 
 
 def _show(runs: list[RunFolder], *, as_json: bool) -> None:
-    """Print the headline figures of finished runs."""
+    """Print the headline figures of finished runs, and their alarms, which nothing silences."""
     results = [(str(run.path), run.read_result()) for run in runs]
+    for folder, result in results:
+        for alarm in result.get("alarms", ()):
+            note(f"ALARM: {folder}: {alarm}")
     if as_json:
         print_json([{"folder": folder, **result} for folder, result in results])
         return
