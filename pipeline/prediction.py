@@ -220,12 +220,13 @@ class TrainedRun:
         table.loc[lost, ["answer", "prediction", "probability", "expectation", *chances]] = None
         table.loc[lost, "valid"] = False
         texts = [each.utterance.text if self.reads_text else None for each in scored]
-        table.insert(table.columns.get_loc("language") + 1, "text", texts)
-        table.insert(table.columns.get_loc("valid") + 1, "reason", None)
-        for place, row in table[~table["valid"]].iterrows():
-            wrote = f"the model wrote {row['answer']!r}, which is no permitted answer"
-            reason = _losses(row["id"], set_aside) if row["id"] in empty else wrote
-            table.loc[place, "reason"] = reason
+        columns = list(table)
+        table.insert(columns.index("language") + 1, "text", texts)
+        reasons: list[str | None] = []
+        for name, valid, answer in zip(table["id"], table["valid"], table["answer"], strict=True):
+            wrote = f"the model wrote {answer!r}, which is no permitted answer"
+            reasons.append(None if valid else _losses(name, set_aside) if name in empty else wrote)
+        table.insert(columns.index("valid") + 2, "reason", reasons)
         return table.assign(run=self.name)
 
     def _chances(self, scored: Scored) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -361,3 +362,22 @@ def test_a_cut_transcript_is_said(mini: Path, capsys: pytest.CaptureFixture[str]
     media = mini / "data" / "mini" / row["media"]
     assert judge(mini, media, "--text", "so " * 3000, "--language", "en") == 0
     assert f"{media}: its text was cut to fit the prompt" in capsys.readouterr().err
+
+
+def test_the_readmes_lines_run_as_pasted(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    [block] = (each for each in blocks if "pipeline.prediction" in each)
+    place = tmp_path / "runs" / "meld" / "egmf"
+    place.mkdir(parents=True)
+    copy_run(mini, place, dataset="meld").rename(place / "seed-1111")
+    shutil.copy(mini / "data" / "mini" / table_of(mini)["media"].iloc[0], tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    *statements, last = block.strip().splitlines()
+    names: dict[str, object] = {}
+    exec("\n".join(statements), names)
+    found = eval(last, names)
+    assert found["id"].tolist() == ["a"]
+    assert found["valid"].all()
