@@ -54,15 +54,20 @@ def disturb(
 
 
 def augment(
-    streams: Mapping[str, Stream], drop: float, noise: float, seeds: Sequence[int]
+    streams: Mapping[str, Stream],
+    drop: float,
+    noise: float,
+    seeds: Sequence[int],
+    most: int = 1,
 ) -> Augmented:
-    """Drop a modality of a share `drop` of utterances, spoil one of a share `noise` of the others.
+    """Drop modalities of a share `drop` of utterances, spoil one of a share `noise` of the others.
 
     Args:
         streams: standardised streams on the CPU; they stay as they are.
-        drop: share of utterances that lose one modality.
+        drop: share of utterances that lose modalities; each keeps at least one.
         noise: share of utterances one of whose modalities becomes noise.
         seeds: of each utterance, the only source of randomness.
+        most: modalities that are lost at most; how many is drawn evenly from one to this.
     """
     present = torch.stack([stream.present for stream in streams.values()], dim=1)
     dropped, corrupted = torch.zeros_like(present), torch.zeros_like(present)
@@ -75,20 +80,33 @@ def augment(
         candidates = present[row].nonzero().flatten().tolist()
         if len(candidates) < 2 or draw >= drop + noise:
             continue
-        column = candidates[min(int(place * len(candidates)), len(candidates) - 1)]
-        name = names[column]
-        real = masks[name][row].clone()
+        first = min(int(place * len(candidates)), len(candidates) - 1)
         if draw < drop:
-            dropped[row, column] = True
-            values[name][row] = 0.0
-            masks[name][row] = False
+            for column in _lost(candidates, first, most, generator):
+                dropped[row, column] = True
+                values[names[column]][row] = 0.0
+                masks[names[column]][row] = False
         else:
+            column = candidates[first]
+            name = names[column]
             corrupted[row, column] = True
+            real = masks[name][row]
             shape = (int(real.sum()), values[name].shape[2])
             values[name][row, real] = torch.randn(shape, generator=generator)
     return Augmented(
         {name: Stream(values[name], masks[name]) for name in names}, dropped, corrupted
     )
+
+
+def _lost(candidates: list[int], first: int, most: int, generator: torch.Generator) -> list[int]:
+    """Draw which modalities go: the one at `first`, and as many others as are drawn."""
+    most = min(most, len(candidates) - 1)
+    if most == 1:
+        return [candidates[first]]
+    others = candidates[:first] + candidates[first + 1 :]
+    count = int(torch.randint(most, (1,), generator=generator))
+    order = torch.randperm(len(others), generator=generator)[:count]
+    return [candidates[first], *(others[each] for each in order.tolist())]
 
 
 def _disturbed(

@@ -98,7 +98,8 @@ class Share:
         """Read and augment what the fusion is given."""
         streams, turns = self._disturbed(settings.feature_noise)
         drop, noise = settings.modality_dropout, settings.modality_noise
-        return augment(streams, drop, noise, self.seeds), turns
+        most = settings.modalities_dropped
+        return augment(streams, drop, noise, self.seeds, most), turns
 
     def _disturbed(self, strength: Mapping[str, float]) -> tuple[dict[str, Stream], Turns | None]:
         """Read the share; where a row may be mixed into any other of the step, read the step."""

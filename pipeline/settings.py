@@ -92,8 +92,9 @@ class TrainSettings(BaseModel):
         clip: Largest gradient norm.
         max_skipped: A step whose loss is not finite is skipped; after this many in a row the run
             stops.
-        modality_dropout: Share of utterances that lose one of their modalities in training, so
-            that any subset works later.
+        modality_dropout: Share of utterances that lose modalities in training, so that any subset
+            works later.
+        modalities_dropped: How many such an utterance loses at most; it always keeps one.
         modality_noise: Share of utterances one of whose modalities is replaced by noise, so that
             the gate learns to turn a broken stream down.
         feature_noise: By modality (0 where not named), how much of a random other row of the batch
@@ -149,6 +150,7 @@ class TrainSettings(BaseModel):
     clip: Rate = 1.0
     max_skipped: Positive = 10
     modality_dropout: Share = 0.15
+    modalities_dropped: Positive = 1
     modality_noise: Share = 0.15
     feature_noise: dict[str, Weight] = {}
     balance_weight: Weight = 0.01

@@ -31,6 +31,19 @@ def test_a_share_loses_a_modality_and_another_share_has_it_spoiled() -> None:
         assert (stream.value[untouched][:, :2] == 1.0).all()
 
 
+def test_every_subset_is_met_when_more_than_one_modality_may_go() -> None:
+    text = streams_of(700)["text"]
+    three = dict.fromkeys(("text", "audio", "visual"), text)
+    changed = augment(three, 1.0, 0.0, range(700), most=9)
+    kept, counts = (~changed.dropped).unique(dim=0, return_counts=True)
+    assert len(kept) == 6  # every subset but none and all
+    assert counts.tolist() == pytest.approx([700 / 6] * 6, abs=35)
+    assert changed.dropped.sum(dim=1).unique().tolist() == [1, 2]
+    for index, stream in enumerate(changed.streams.values()):
+        assert torch.equal(stream.present, ~changed.dropped[:, index])
+    assert augment(three, 1.0, 0.0, range(700)).dropped.sum().item() == 700
+
+
 def test_an_utterance_with_one_modality_keeps_it_as_it_is() -> None:
     text = streams_of(50)["text"]
     changed = augment({"text": text}, 0.5, 0.5, range(50))

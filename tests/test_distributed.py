@@ -68,7 +68,7 @@ def weights_of(folder: RunFolder) -> dict[str, Tensor]:
 
 
 def losses_of(folder: RunFolder) -> list[float]:
-    lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
+    lines = [line for line in folder.read_log() if line["kind"] in ("step", "epoch")]
     return [line.get("loss", line.get("train_loss")) for line in lines]
 
 
