@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.items import questions_of
 from pipeline.llm import digest_of_llm, place_of
+from pipeline.settings import TrainSettings
 
 if TYPE_CHECKING:
     from pipeline.llm import Llm
     from pipeline.sources import Corpus
 
 LLM, LLM_SHA256, ENTRY_SHA256 = "llm", "llm_sha256", "entry_sha256"
+SETTINGS = "settings"
 _NAMED = 3
 RECORDED_LATER = (ENTRY_SHA256, LLM_SHA256)
 
@@ -54,6 +56,8 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any], within: str =
             if not (LLM_SHA256 in before and LLM_SHA256 in after):
                 found += [f"{within}{key}"] if place_of(str(one)) != place_of(str(other)) else []
         elif isinstance(one, Mapping) and isinstance(other, Mapping):
+            if key == SETTINGS:
+                one, other = _whole(one), _whole(other)
             found += differing(one, other, f"{within}{key}.")
         elif one != other or (key in before) != (key in after):
             found.append(f"{within}{key}")
@@ -70,7 +74,19 @@ def comparable(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return of configurations what can be compared for equality: no seeds, no model's path."""
     unknown = {key for key in RECORDED_LATER if not all(key in each for each in configs)}
     left_out = {"seed", LLM, *unknown}
-    return [{key: each[key] for key in each if key not in left_out} for each in configs]
+    return [
+        {
+            key: _whole(value) if key == SETTINGS and isinstance(value, Mapping) else value
+            for key, value in each.items()
+            if key not in left_out
+        }
+        for each in configs
+    ]
+
+
+def _whole(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the settings that an older version did not have: their defaults do what it did."""
+    return {**TrainSettings().model_dump(mode="json"), **settings}
 
 
 def _digests_of_entry(corpus: Corpus) -> dict[str, str]:

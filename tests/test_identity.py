@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +19,12 @@ from tests.test_folds import open_toy
 from tests.test_selection import settings
 from tests.test_training import Killed, request, run
 
-BEFORE = {"dataset": "toy", "llm": "hub/a", "settings": {"dim": 16, "rank": 2}, "context": 0}
+BEFORE: dict[str, Any] = {
+    "dataset": "toy",
+    "llm": "hub/a",
+    "settings": {"dim": 16, "rank": 2},
+    "context": 0,
+}
 
 
 def test_what_differs_is_named() -> None:
@@ -53,7 +59,17 @@ def test_seeds_are_set_side_by_side_by_what_all_of_them_recorded() -> None:
     assert first == second
     assert "entry_sha256" in first
     first, second = comparable([{**BEFORE, "seed": 3}, new])
-    assert first == second == {key: each for key, each in BEFORE.items() if key != "llm"}
+    assert first == second
+    assert first.keys() == BEFORE.keys() - {"llm"}
+    assert (first["settings"]["dim"], first["settings"]["rank"]) == (16, 2)
+
+
+def test_a_setting_that_an_old_run_did_not_know_had_its_default() -> None:
+    later = {**BEFORE, "settings": {**BEFORE["settings"], "modalities_dropped": 1}}
+    assert differing(BEFORE, later) == []
+    assert len({str(each) for each in comparable([{**BEFORE, "seed": 1}, later])}) == 1
+    later["settings"]["modalities_dropped"] = 2
+    assert differing(BEFORE, later) == ["settings.modalities_dropped"]
 
 
 def test_the_entry_counts_where_training_or_scoring_reads_it(toy: Path, toy_llm: Path) -> None:
