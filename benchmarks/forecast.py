@@ -4,9 +4,9 @@
 
 N is what the GPU sustains in bf16, not its peak: about 40 % of the peak is usual (66 for an
 RTX 4090, 125 for an A100, 400 for an H100). Nothing here is measured. Operations are counted as two
-a parameter and row (four in training with LoRA, whose base weights need no gradient, six with checkpointing),
-plus attention. Memory is that of a training pass over 4,096 tokens with checkpointing. Decoding of
-media is not counted.
+a parameter and row (four in training with LoRA, whose base weights need no gradient, six with
+checkpointing), plus attention. Memory is that of a training pass over 4,096 tokens with
+checkpointing. Decoding of media is not counted.
 """
 
 from __future__ import annotations
