@@ -11,25 +11,23 @@ model that was trained on it alone, noise in a modality's place, and two leaks t
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from harness import Benchmark, Row, command, compare, run_scores, train, write_results
+from ablation_probes import SUBSETS, absence, conflict, noise, results, spoilt
+from harness import Benchmark, Row, command, markdown, publish, score_rows, train
 
 from pipeline.manifest import load_manifest
 from pipeline.settings import ABLATIONS
 
-MODALITIES = ("text", "audio", "visual")
 METRICS = {"classification": ("weighted_f1", "accuracy"), "regression": ("mae", "corr")}
 FULL = "egmf"
-SUBSETS = tuple("+".join(each) for n in (1, 2) for each in combinations(MODALITIES, n))
 FEW = (1111, 2222)
 
 BENCHMARK = Benchmark(
@@ -55,96 +53,39 @@ def main() -> None:
     """Train every row, compare, and look at conflict, absence, noise and leaks."""
     parser = ArgumentParser(description="Ablations on the demo.")
     parser.add_argument("--work", type=Path, default=Path("bench"))
-    parser.add_argument("--only", help="comma-separated rows; the others must be finished already")
+    parser.add_argument("--only", help="train these rows, comma-separated, and no more")
     parser.add_argument("--seeds", type=int, help="the first N seeds of every row")
     options = parser.parse_args()
     where = ("--cache", options.work / "cache", "--data-root", options.work / "data")
     command("egmf-extract", "--dataset", "demo", *where)
     train(BENCHMARK, options)
-    leaks = leak_rows(options) if not options.only else []
-    write_results(
-        BENCHMARK,
-        [],
-        options,
-        conflict=conflict(options),
-        absence=absence(options),
-        noise=noise(options),
-        leaks=leaks,
-    )
+    if options.only is None:
+        write(options, leak_rows(options))
 
 
-def conflict(options: Namespace) -> list[dict[str, Any]]:
-    """Compare EGMF with concatenation by how many emotions the modalities of a clip show."""
-    truth = pd.read_csv(options.work / "data" / "demo" / "truth.csv").set_index("id")
-    shown = truth[[f"{name}_emotion" for name in MODALITIES]]
-    kinds = shown.nunique(axis=1)
-    table = pd.read_parquet(options.work / "cache" / "demo" / "utterances.parquet").set_index("id")
-    found = []
-    rows = {row.name: row for row in BENCHMARK.rows}
-    for task, metrics in METRICS.items():
-        first, second = (run_scores(BENCHMARK, rows[n], task, options) for n in (FULL, "concat"))
-        if first is None or second is None:
-            continue
-        for count in (1, 2, 3):
-            kept = np.array([kinds.get(each, 0) == count for each in first.ids])
-            parts = [
-                replace(
-                    each,
-                    ids=tuple(np.array(each.ids)[kept]),
-                    truth=each.truth[kept],
-                    predictions=each.predictions[:, kept],
-                )
-                for each in (first, second)
-            ]
-            groups = list(table.loc[list(parts[0].ids), "group"])
-            judged = compare(task, metrics, *parts, groups, BENCHMARK.protocol)
-            found.append(
-                {
-                    "task": task,
-                    "emotions shown": count,
-                    "n": int(kept.sum()),
-                    "egmf - concat": judged,
-                }
-            )
-    return found
+def write(options: Namespace, leaks: Sequence[dict[str, Any]]) -> None:
+    """Score what is finished, and write all tables."""
+    runs = options.work / "runs" / BENCHMARK.dataset
+    full = results(runs, FULL)
+    names = [row.name for row in BENCHMARK.rows if row.name != FULL]
+    found, text = score_rows(BENCHMARK, [], options)
+    parts = {
+        "Conflict: rows by how many emotions their modalities show": conflict(
+            BENCHMARK, FULL, "concat", options
+        ),
+        "Absence: modalities kept, against models trained on them alone": absence(full, runs),
+        "Noise in a modality's place": noise(full),
+        "Noise in a modality's place: difference to EGMF": spoilt(full, runs, names),
+        "Leaks: media, or training labels, of other utterances": list(leaks),
+    }
+    for title, rows in parts.items():
+        if rows:
+            text += [f"## {title}", "", markdown(pd.DataFrame(rows).map(_show)), ""]
+    publish(BENCHMARK.name, {**found, **parts}, text)
 
 
-def absence(options: Namespace) -> list[dict[str, Any]]:
-    """Set the model that lost modalities beside models that never had them."""
-    full = _results(options, FULL)
-    rows = []
-    for subset in SUBSETS:
-        alone = _results(options, f"only-{subset}")
-        if not alone or not full:
-            continue
-        row: dict[str, Any] = {"kept": subset}
-        for key in ("weighted_f1", "mae", "corr"):
-            bereft = float(np.mean([each["without"][subset][key] for each in full]))
-            trained = float(np.mean([each["test"][key] for each in alone]))
-            row[key] = {"left": bereft, "trained on it": trained, "difference": bereft - trained}
-        rows.append(row)
-    return rows
-
-
-def noise(options: Namespace) -> list[dict[str, Any]]:
-    """Give each modality's gate weight and the scores before and after noise takes its place."""
-    rows = []
-    for modality in MODALITIES:
-        full = _results(options, FULL)
-        if not full:
-            break
-        row: dict[str, Any] = {"modality": modality}
-        for key in ("before", "after"):
-            row[f"weight {key}"] = float(
-                np.mean([each["noise_probe"][modality][key] for each in full])
-            )
-        for key in ("weighted_f1", "mae"):
-            row[f"{key} before"] = float(np.mean([each["test"][key] for each in full]))
-            row[f"{key} after"] = float(np.mean([each["noise"][modality][key] for each in full]))
-            gone = "+".join(each for each in MODALITIES if each != modality)
-            row[f"{key} without it"] = float(np.mean([each["without"][gone][key] for each in full]))
-        rows.append(row)
-    return rows
+def _show(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def leak_rows(options: Namespace) -> list[dict[str, Any]]:
@@ -175,7 +116,7 @@ def leak_rows(options: Namespace) -> list[dict[str, Any]]:
         )
         row = Row("egmf", (), (1111,))
         train(replace(BENCHMARK, dataset=name, manifest=manifest, rows=(row,)), options)
-        (result,) = _results(options, "egmf", name)
+        (result,) = results(options.work / "runs" / name, "egmf")
         test, base = result["test"], result["baselines"]
         found.append(
             {
@@ -184,15 +125,10 @@ def leak_rows(options: Namespace) -> list[dict[str, Any]]:
                 "mae": test["mae"],
                 "majority weighted_f1": base["majority"]["weighted_f1"],
                 "median mae": base["median"]["mae"],
-                "alarms": result["alarms"],
+                "alarms": "; ".join(result["alarms"]),
             }
         )
     return found
-
-
-def _results(options: Namespace, row: str, dataset: str = "demo") -> list[dict[str, Any]]:
-    folder = options.work / "runs" / dataset / row
-    return [json.loads(each.read_text()) for each in sorted(folder.glob("seed-*/result.json"))]
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def score_rows(
         text += [
             f"## {task}",
             "",
-            _markdown(pd.DataFrame([_shown(each, benchmark.compared) for each in rows]).fillna("")),
+            markdown(pd.DataFrame([_shown(each, benchmark.compared) for each in rows]).fillna("")),
             "",
         ]
     return found, text
@@ -343,9 +343,8 @@ def _shown(row: Mapping[str, Any], compared: int) -> dict[str, str]:
     for other, metrics in row["against"].items():
         for key, judged in list(metrics.items())[:compared]:
             scale = 1 if key in ("mae", "corr", "r2") else 100
-            difference = judged["difference"] * scale
-            what = f" {key}" if compared > 1 else ""
-            differences.append(f"{other}:{what} {difference:+.3g} (p {judged['p_value']:.3g})")
+            what = f"{other}: {key}" if compared > 1 else f"{other}:"
+            differences.append(f"{what} {show_difference(judged, scale)}")
     cells["against"] = "; ".join(differences)
     cells["fusion parameters"] = (
         f"{row['parameters'].get('fusion', 0):,}" if "parameters" in row else ""
@@ -354,7 +353,15 @@ def _shown(row: Mapping[str, Any], compared: int) -> dict[str, str]:
     return cells
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def show_difference(judged: Mapping[str, Any], scale: float) -> str:
+    """Show what `compare` found of one metric: difference, 95 % interval, p-value."""
+    low, high = (each * scale for each in judged["interval"])
+    difference = judged["difference"] * scale
+    return f"{difference:+.3g} ({low:+.3g} to {high:+.3g}, p {judged['p_value']:.3g})"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Write a frame as a Markdown table."""
     lines = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
     return "\n".join(lines)
