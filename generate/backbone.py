@@ -132,7 +132,7 @@ def load_backbone(
     quantised = _four_bits(device, dtype) if load_in_4bit else {}
     # Loading bars of a library in the middle of our own are noise.
     transformers_logging.disable_progress_bar()
-    _check_directory(source)
+    check_directory(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = _load(source, dtype=dtype, **quantised)
@@ -192,8 +192,12 @@ def _on(model: Any, device: torch.device) -> Any:
     return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
 
 
-def _check_directory(source: str) -> None:
-    """Refuse a path that is no model directory, which transformers would take for a hub id."""
+def check_directory(source: str) -> None:
+    """Refuse a path that is no model directory, which transformers would take for a hub id.
+
+    Raises:
+        GenerateError: it is none.
+    """
     folder = Path(source).expanduser()
     remedy = "give a directory written by save_pretrained, or a hub id"
     if folder.exists() and not (folder / "config.json").is_file():

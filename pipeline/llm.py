@@ -67,10 +67,13 @@ def digest_of_llm(source: str, memory: Path) -> str:
     Large files are read once; their digests are remembered in the folder `memory`.
 
     Raises:
+        GenerateError: there is no such directory, or no model in it.
         PipelineError: the hub has no such model or cannot be reached.
     """
     from extract.encoders.weights import Memo, digest_of_files
+    from generate.backbone import check_directory
 
+    check_directory(source)
     folder = Path(find_llm(source)).expanduser()
     files = {each for pattern in (*_FILES, "*.bin") for each in folder.glob(pattern)}
     return digest_of_files(files, Memo(memory / _DIGESTS))

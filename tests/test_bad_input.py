@@ -463,12 +463,13 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on(place: Path, tmp_path: Path) -> 
     given = ["--from-cache", "--manifest", place / "mine.yaml", "--cache", place / "cache"]
     given += [*MINE, "--preset", "tiny", "--device", "cpu", "--quiet", *options]
     log = tmp_path / "mine" / "egmf" / "seed-1111" / "log.jsonl"
-    # A process of its own: what other tests leave in this one must not hear the interrupt first.
+    # A process of its own, which hears interrupts: those that a shell starts beside it do not.
     running = subprocess.Popen(
         [sys.executable, "-m", "pipeline.commands.train", *map(str, given)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while running.poll() is None and not (log.with_name("checkpoint") / "progress.json").is_file():
         time.sleep(0.01)

@@ -201,7 +201,10 @@ def test_an_encoder_that_is_not_here_is_named(mini: Path, tmp_path: Path) -> Non
         open_run(copy, manifest=mini / "mini.yaml")
 
 
-def test_a_language_model_that_is_not_here_is_named(mini: Path, tmp_path: Path) -> None:
+def test_a_language_model_that_is_not_here_is_named(
+    mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     copy = copy_run(mini, tmp_path, llm="cache/models/tiny/llm")
     message = "the language model cache/models/tiny/llm, which is not to be had here"
     with pytest.raises(PipelineError, match=message):
