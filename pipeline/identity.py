@@ -17,12 +17,15 @@ from pipeline.llm import digest_of_llm, place_of
 from pipeline.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from extract.encoders.weights import Memo
     from pipeline.llm import Llm
+    from pipeline.manifest import DatasetEntry
     from pipeline.sources import Corpus
 
 LLM, LLM_SHA256, ENTRY_SHA256 = "llm", "llm_sha256", "entry_sha256"
 SETTINGS = "settings"
 _NAMED = 3
+_DIGESTS = ".digests.json"
 RECORDED_LATER = (ENTRY_SHA256, LLM_SHA256)
 
 
@@ -37,11 +40,33 @@ def identity_of(llm: Llm, corpus: Corpus, runs: Path) -> dict[str, Any]:
     Raises:
         PipelineError: the manifest has no prompt for a task, or there is no such model.
     """
+    from extract.encoders.weights import Memo
+
     return {
         LLM: place_of(llm.source),
-        LLM_SHA256: digest_of_llm(llm.source, runs),
+        LLM_SHA256: digest_of_llm(llm.source, Memo(runs / _DIGESTS)),
         ENTRY_SHA256: _digests_of_entry(corpus),
     }
+
+
+def changed_since(config: Mapping[str, Any], entry: DatasetEntry, memo: Memo) -> list[str]:
+    """Return what of a trained run is not there any more as it was, in words.
+
+    Prompts are not compared: which languages' count depends on rows that prediction does not see.
+
+    Args:
+        config: of the run.
+        entry: the dataset's, as the manifest has it now.
+        memo: where the digests of model files are remembered.
+    """
+    found = []
+    if LLM_SHA256 in config and digest_of_llm(config[LLM], memo) != config[LLM_SHA256]:
+        found.append(f"the language model {config[LLM]}")
+    recorded = config.get(ENTRY_SHA256, {})
+    for part, value in _answers_of(entry).items():
+        if part in recorded and recorded[part] != _digest(value):
+            found.append(f"the manifest's {part} of {entry.name!r}")
+    return found
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> list[str]:
@@ -98,8 +123,7 @@ def _digests_of_entry(corpus: Corpus) -> dict[str, str]:
     languages = sorted({each.language for rows in corpus.utterances.values() for each in rows})
     parts = {
         "task": entry.task,
-        "labels": [each.model_dump(exclude={"aliases"}) for each in entry.labels],
-        "scores": entry.scores and entry.scores.model_dump(),
+        **_answers_of(entry),
         "protocol": entry.protocol,
         "prompts": {
             f"{task} {language}": question.lines
@@ -107,6 +131,14 @@ def _digests_of_entry(corpus: Corpus) -> dict[str, str]:
         },
     }
     return {name: _digest(part) for name, part in parts.items()}
+
+
+def _answers_of(entry: DatasetEntry) -> dict[str, Any]:
+    """Return what may be answered, as the manifest says it."""
+    return {
+        "labels": [each.model_dump(exclude={"aliases"}) for each in entry.labels],
+        "scores": entry.scores and entry.scores.model_dump(),
+    }
 
 
 def _digest(value: Any) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from extract.encoders.weights import Memo
 
 PRESET_LLMS = {"base": "Qwen/Qwen2.5-0.5B", "large": "Qwen/Qwen2.5-7B"}
 TINY_FOLDER = Path("models") / "tiny" / "llm"
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_DIGESTS = ".digests.json"
 
 
 @dataclass(frozen=True)
@@ -61,22 +64,22 @@ def place_of(source: str) -> str:
     return str(folder.resolve()) if folder.exists() else source
 
 
-def digest_of_llm(source: str, memory: Path) -> str:
+def digest_of_llm(source: str, memo: Memo) -> str:
     """Return one digest of a language model's weights, tokenizer and configuration.
 
-    Large files are read once; their digests are remembered in the folder `memory`.
+    Large files are read once; their digests are remembered in `memo`.
 
     Raises:
         GenerateError: there is no such directory, or no model in it.
         PipelineError: the hub has no such model or cannot be reached.
     """
-    from extract.encoders.weights import Memo, digest_of_files
+    from extract.encoders.weights import digest_of_files
     from generate.backbone import check_directory
 
     check_directory(source)
     folder = Path(find_llm(source)).expanduser()
     files = {each for pattern in (*_FILES, "*.bin") for each in folder.glob(pattern)}
-    return digest_of_files(files, Memo(memory / _DIGESTS))
+    return digest_of_files(files, memo)
 
 
 def _tiny_texts() -> Iterator[str]:

@@ -38,6 +38,7 @@ from pipeline.context import find_context
 from pipeline.errors import PipelineError
 from pipeline.evaluation import GENERATE, Scored, prediction_table, score
 from pipeline.features import Features
+from pipeline.identity import changed_since
 from pipeline.inputs import Inputs
 from pipeline.items import TEXT, Utterance, questions_of
 from pipeline.manifest import LANGUAGE_PER_ROW, DatasetEntry, load_manifest
@@ -315,6 +316,11 @@ def open_run(
             f"{path}: was trained with the language model {config['llm']}, which is not to be had "
             f"here: {error}"
         ) from None
+    if changed := changed_since(config, entry, digests):
+        raise PipelineError(
+            f"{path}: was trained with another version of {', '.join(changed)}; put back what it "
+            "was, or train again"
+        )
     return TrainedRun(
         name=_name(folder, config, digests),
         entry=entry.model_copy(update={"task": learned}),
