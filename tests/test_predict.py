@@ -388,7 +388,7 @@ def test_the_readmes_lines_run_as_pasted(
     [block] = (each for each in blocks if "pipeline.prediction" in each)
     place = tmp_path / "runs" / "meld" / "egmf"
     place.mkdir(parents=True)
-    copy_run(mini, place, dataset="meld").rename(place / "seed-1111")
+    copy_run(mini, place, dataset="meld", entry_sha256={}).rename(place / "seed-1111")
     shutil.copy(mini / "data" / "mini" / table_of(mini)["media"].iloc[0], tmp_path / "clip.mp4")
     monkeypatch.chdir(tmp_path)
     *statements, last = block.strip().splitlines()
