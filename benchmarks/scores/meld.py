@@ -37,7 +37,7 @@ LOGISTIC_TEXT = "logistic regression, text"
 CONTEXT = ("--context", "6", "--context-after", "4")
 TWO = (1111, 2222)
 
-SINGLE = "egmf"
+SINGLE, SEARCHED = "egmf", "concat-searched"
 WITH_CONTEXT = "egmf-context"
 BENCHMARK = Benchmark(
     name="meld",
@@ -49,9 +49,10 @@ BENCHMARK = Benchmark(
     ),
     metrics={"classification": ("weighted_f1", "accuracy", "macro_f1")},
     rows=(
-        Row(SINGLE, (), against=(LOGISTIC, LOGISTIC_TEXT, "concat")),
+        Row(SINGLE, (), against=(LOGISTIC, LOGISTIC_TEXT, "concat", SEARCHED)),
         Row(WITH_CONTEXT, CONTEXT, against=(SINGLE, "concat-context")),
         Row("concat", variant("concat"), against=(SINGLE, LOGISTIC)),
+        Row(SEARCHED, (*variant("concat"), "--epochs", "8"), against=(LOGISTIC,)),
         Row("concat-context", (*CONTEXT, *variant("concat")), TWO, against=("concat",)),
         *(
             Row(name, variant(name), TWO, against=(SINGLE, LOGISTIC))

@@ -10,6 +10,9 @@ carried along, and an utterance with text alone is not empty. Without text the g
 the modalities that are there. The scales are H/8, H/32 and H/16 of the language model's width H in
 the paper, which is 2, 1/2 and 1 times its mixer's width of 256 at H = 4096; they are kept in
 proportion to the mixer, since an eighth of a small language model's width would starve it.
+
+Beyond the mixer egmf compares like with like: as for every variant the language model is tuned with
+LoRA (the paper's is frozen; `--ablate lora` freezes it) and text comes from an encoder.
 """
 
 from __future__ import annotations
