@@ -3,9 +3,9 @@
 Each target modality is enriched by a stack of crossmodal blocks from every other modality; what
 they return is put side by side and goes through a transformer over the target's own time, whose
 last row stands for the modality. Streams are projected by a linear layer, where the authors use a
-convolution over time of width one to five. As in the paper, each block's source is the projected stream
-itself, not what the block before it made of it. The paper's residual block before the answer is
-left out: the projector that all variants share is a multilayer perceptron itself.
+convolution over time. As in the paper, each block's source is the projected stream itself, not what
+the block before it made of it. The paper's residual block before the answer is left out: the
+projector that all variants share is a multilayer perceptron itself.
 """
 
 from __future__ import annotations
