@@ -346,8 +346,8 @@ def test_seeds_of_an_older_version_stand_beside_new_ones(tmp_path):
     later = {"llm_sha256": "a", "entry_sha256": {"labels": "b"}}
     plain = [
         {"llm": "cache/llm", "rate": 0.1},
-        {"llm": "/work/cache/llm", **later, "rate": 0.1},
-        {"llm": "/work/cache/llm", **later, "rate": 0.1},
+        {"llm": "/elsewhere/llm", **later, "rate": 0.1},
+        {"llm": "/elsewhere/llm", **later, "rate": 0.1},
     ]
 
     def seeds() -> list[str]:
