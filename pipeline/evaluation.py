@@ -158,24 +158,26 @@ def prediction_table(
         number = question.task == "regression"
         middle = number and decision == "median"
         place = median_of(probabilities) if middle else int(probabilities.argmax())
-        answer, prediction, expectation = question.answers[place], question.values[place], None
+        answer, expectation = question.answers[place], None
+        prediction: str | float | None = question.values[place]
         if number:
             expectation = float(probabilities @ np.asarray(question.values, dtype=np.float64))
             if decision == "expectation":
                 prediction = expectation
-        valid, probability = True, float(probabilities[place])
+        probability = float(probabilities[place])
         if decision == GENERATE:
-            answer, read = each.written or "", read_answer(question, each.written or "")
-            valid, prediction = read is not None, "" if read is None else read
-            probability = float(probabilities[_nearest(question, prediction)]) if valid else np.nan
+            answer = each.written or ""
+            prediction = read_answer(question, answer)
+            read = None if prediction is None else _nearest(question, prediction)
+            probability = np.nan if read is None else float(probabilities[read])
         row: dict[str, Any] = {
             "id": each.utterance.id,
             "task": question.task,
             "language": question.language,
             "truth": each.utterance.truth(question.task),
             "answer": answer,
-            "prediction": prediction if valid else None,
-            "valid": valid,
+            "prediction": prediction,
+            "valid": prediction is not None,
             "probability": probability,
             "expectation": expectation,
         }

@@ -21,6 +21,7 @@ from harness import (
     Row,
     arguments,
     command,
+    markdown,
     publish,
     run_scores,
     score_rows,
@@ -78,7 +79,10 @@ def main() -> None:
     baselines = [svm(table, feature_set(options, spec), name) for spec, name in SVMS.items()]
     found, text = score_rows(BENCHMARK, baselines, options)
     speakers = by_speaker(table.set_index("id"), baselines, options)
-    text += ["## Unweighted average recall by speaker", "", *_markdown(speakers), ""]
+    shown = pd.DataFrame(speakers).map(
+        lambda cell: f"{100 * cell:.1f}" if isinstance(cell, float) else cell
+    )
+    text += ["## Unweighted average recall by speaker", "", markdown(shown), ""]
     publish(BENCHMARK.name, {**found, "by_speaker": speakers}, text)
 
 
@@ -150,15 +154,6 @@ def feature_set(options: Namespace, spec: str) -> FeatureSet:
     found = list_feature_sets(options.work / "cache", DATASET)
     (one,) = [each for each in found if each.encoder == spec]
     return one
-
-
-def _markdown(rows: list[dict[str, Any]]) -> list[str]:
-    names = list(rows[0])
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for row in rows:
-        cells = [f"{100 * row[each]:.1f}" for each in names[1:]]
-        lines.append(f"| {row['row']} | {' | '.join(cells)} |")
-    return lines
 
 
 if __name__ == "__main__":
