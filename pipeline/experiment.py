@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from extract.features import list_feature_sets
 from fuse.config import EXPERTS
 from pipeline.errors import PipelineError
 from pipeline.fitting import rows_to_train, splits_to_train
@@ -93,7 +94,8 @@ def open_whole(request: Request, needed: tuple[str, ...], say: Callable[[str], N
             nothing has the context asked for.
     """
     corpus = open_corpus(request.source, needed, say)
-    check_modality_settings(request.settings, corpus.sets)
+    in_cache = list_feature_sets(request.source.cache, request.source.dataset)
+    check_modality_settings(request.settings, [each.modality for each in in_cache])
     if request.tasks:
         corpus = ask_only(corpus, request.tasks)
     if any(request.context) and not _has_turns(corpus):

@@ -43,12 +43,15 @@ FUNCTIONALS, FRAMES, LARGE = (
 SVMS = {FUNCTIONALS: "RBF SVM, eGeMAPS", LARGE: "RBF SVM, ComParE"}
 COMMON = (
     *("--folds", "speaker", "--select", "last", "--epochs", "15"),
-    *("--set", "class_weights=balanced", "--set", "pool={frames: 4}"),
-    *("--set", "dropout=0.3", "--set", "feature_noise={audio: 0.5, frames: 0.5}"),
+    *("--set", "class_weights=balanced", "--set", "dropout=0.3"),
     *("--set", "batch_size=64", "--set", "eval_batch_size=256"),
 )
-ALONE = ("--modalities", "audio")
-THREE, TWO = SEEDS[:3], SEEDS[:2]
+ALONE = ("--modalities", "audio", "--set", "feature_noise={audio: 0.5}")
+WITH_FRAMES = (
+    *("--modalities", "audio,frames", "--set", "feature_noise={audio: 0.5, frames: 0.5}"),
+    *("--set", "pool={frames: 4}"),
+)
+THREE = SEEDS[:3]
 
 BENCHMARK = Benchmark(
     name="emodb",
@@ -59,8 +62,8 @@ BENCHMARK = Benchmark(
         Row("functionals", (*ALONE, "--audio", FUNCTIONALS), THREE, (SVMS[FUNCTIONALS],)),
         Row(
             "functionals-frames",
-            ("--modalities", "audio,frames", "--audio", FUNCTIONALS),
-            TWO,
+            (*WITH_FRAMES, "--audio", FUNCTIONALS),
+            THREE,
             (SVMS[FUNCTIONALS], "functionals"),
         ),
         Row("compare", (*ALONE, "--audio", LARGE), THREE, tuple(SVMS.values())),

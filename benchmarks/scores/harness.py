@@ -37,6 +37,7 @@ from pipeline.runs import environment
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 SEEDS = (1111, 2222, 3333, 4444, 5555)
+VARIANTS = ("concat", "mse-adapter", "mult", "emo-caps")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from harness import (
     HERE,
     SEEDS,
+    VARIANTS,
     Baseline,
     Benchmark,
     Row,
@@ -26,14 +26,21 @@ from harness import (
     variant,
     write_results,
 )
-from mosi_baselines import ARCHIVE, EPOCHS, STRENGTHS, Floats, bi_lstm, linear, rows_of
+from mosi_baselines import (
+    EPOCHS,
+    STRENGTHS,
+    Floats,
+    bi_lstm,
+    linear,
+    read_archive,
+    rows_of,
+)
 
 MANIFEST = HERE / "manifests" / "mosi.yaml"
 LINEAR, LSTM = "logistic regression / ridge", "bi-LSTM in context"
 LABELS = ("negative", "positive")
 CONTEXT = ("--context", "10", "--context-after", "10")
 PARTS = ("local", "semantic", "global", "gate")
-TWO = (1111, 2222)
 METRICS = {
     "classification": ("accuracy", "weighted_f1"),
     "regression": ("mae", "corr", "acc7", "acc2_non0", "f1_non0"),
@@ -48,7 +55,17 @@ MINILM = ("--modalities", "audio,visual,tokens", *THREE[2:])
 FIRST = ("--modalities", "text,audio,visual", "--set", "feature_noise={text: 0.95, visual: 3.0}")
 
 SINGLE, IN_CONTEXT = "egmf", "egmf-context"
-WITH_TOKENS = "egmf-and-tokens-context"
+WITH_TOKENS, TOKENS_AS_TEXT = "egmf-and-tokens-context", "egmf-tokens-as-text-context"
+
+CHOSEN: dict[str, tuple[str, ...]] = {}
+"""What each variant's search chose (`search.py`) where it is not EGMF's own setting."""
+
+
+def chosen(name: str) -> tuple[str, ...]:
+    """Return the flags of a variant with the settings that its search chose."""
+    return *variant(name), *CHOSEN.get(name, ())
+
+
 BENCHMARK = Benchmark(
     name="mosi",
     dataset="mosi_light",
@@ -56,31 +73,36 @@ BENCHMARK = Benchmark(
     flags=COMMON,
     metrics=METRICS,
     rows=(
-        Row(SINGLE, THREE, against=(LINEAR, "concat")),
-        Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, LSTM, "concat-context")),
+        Row(SINGLE, THREE, against=(LINEAR,)),
+        Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, LSTM)),
         Row("first-protocol-context", (*FIRST, *CONTEXT), against=(IN_CONTEXT,)),
-        Row(
-            WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, LSTM, "concat-and-tokens-context")
-        ),
-        Row("concat-and-tokens-context", (*FOUR, *CONTEXT, *variant("concat"))),
-        Row("egmf-tokens-as-text-context", (*MINILM, *CONTEXT), against=(IN_CONTEXT,)),
-        Row("concat", (*THREE, *variant("concat"))),
-        Row("concat-context", (*THREE, *CONTEXT, *variant("concat"))),
+        Row(WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, LSTM)),
+        Row(TOKENS_AS_TEXT, (*MINILM, *CONTEXT), against=(IN_CONTEXT, LSTM)),
+        Row("concat", (*THREE, *chosen("concat")), against=(SINGLE,)),
         *(
-            Row(f"{name}-context", (*THREE, *CONTEXT, *variant(name)), TWO, against=(IN_CONTEXT,))
-            for name in ("mse-adapter", "mult", "emo-caps")
+            Row(f"{name}-context", (*THREE, *CONTEXT, *chosen(name)), against=(IN_CONTEXT,))
+            for name in VARIANTS
+        ),
+        Row(
+            "concat-and-tokens-context",
+            (*FOUR, *CONTEXT, *chosen("concat")),
+            against=(WITH_TOKENS,),
+        ),
+        Row(
+            "concat-tokens-as-text-context",
+            (*MINILM, *CONTEXT, *chosen("concat")),
+            against=(TOKENS_AS_TEXT,),
         ),
         Row(
             "emo-caps-pretrained-context",
-            (*THREE, *CONTEXT, *variant("emo-caps"), "--set", "pretrain_epochs=10"),
-            TWO,
+            (*THREE, *CONTEXT, *chosen("emo-caps"), "--set", "pretrain_epochs=10"),
             against=("emo-caps-context",),
         ),
         *(
-            Row(f"no-{part}-context", (*THREE, *CONTEXT, "--ablate", part), TWO, (IN_CONTEXT,))
+            Row(f"no-{part}-context", (*THREE, *CONTEXT, "--ablate", part), against=(IN_CONTEXT,))
             for part in PARTS
         ),
-        Row("text-only-context", ("--modalities", "text", *CONTEXT), TWO, (IN_CONTEXT,)),
+        Row("text-only-context", ("--modalities", "text", *CONTEXT), against=(IN_CONTEXT,)),
     ),
 )
 
@@ -115,9 +137,9 @@ def prepare(options: Namespace) -> None:
 
 def baselines(data: Path) -> list[Baseline]:
     """Train linear models and a bidirectional LSTM on the same features; see `mosi_baselines`."""
-    with np.load(data / ARCHIVE, allow_pickle=False) as archive:
-        train, test = rows_of(archive, "train"), rows_of(archive, "test")
-        ids = archive["test_id"].astype(str)
+    archive = read_archive(data)
+    train, test = rows_of(archive, "train"), rows_of(archive, "test")
+    ids = archive["test_id"].astype(str)
 
     def named(task: str, found: Floats) -> dict[str, Any]:
         if task == "regression":

@@ -90,6 +90,18 @@ def simulate(archive: Archive, draw: int = DRAW) -> dict[str, NDArray[np.generic
     return found
 
 
+def read_archive(data: Path) -> Archive:
+    """Read bc-LSTM's archive from the folder of the benchmark data."""
+    with np.load(data / ARCHIVE, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def write_simulated(data: Path, out: Path) -> None:
+    """Write the simulated split as an archive below `out`."""
+    (out / SIMULATED).parent.mkdir(parents=True, exist_ok=True)
+    np.savez(out / SIMULATED, **simulate(read_archive(data)))
+
+
 def _mix(
     z: Floats, held: NDArray[np.bool_], videos: NDArray[np.str_], by: float, draw: int
 ) -> Floats:
@@ -192,11 +204,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the benchmark data")
     parser.add_argument("--out", type=Path, help="write the simulated split below this folder")
     options = parser.parse_args()
-    with np.load(options.data / ARCHIVE, allow_pickle=False) as archive:
-        whole = dict(archive)
     if options.out:
-        (options.out / SIMULATED).parent.mkdir(parents=True, exist_ok=True)
-        np.savez(options.out / SIMULATED, **simulate(whole))
+        write_simulated(options.data, options.out)
+    whole = read_archive(options.data)
     draws = [simulate(whole, draw) for draw in range(5)]
     for task, strengths in (
         ("classification", LOGISTIC_STRENGTHS),
