@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.settings import resolve_settings
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks" / "scores"
 IDS = [f"u{number:02}" for number in range(40)]
 TRUTH = ["joy" if number % 2 else "anger" for number in range(40)]
@@ -104,3 +106,19 @@ def test_rows_have_names_of_their_own_and_compare_with_known_ones(
     for row in benchmark.rows:
         for other in row.against:
             assert other in names or "regression" in other or "LSTM" in other
+
+
+@pytest.mark.parametrize("name", ["meld", "mosi", "emodb"])
+def test_settings_of_rows_are_known_and_name_modalities_of_their_rows(
+    harness: ModuleType, name: str
+) -> None:
+    benchmark = importlib.import_module(name).BENCHMARK
+    for row in benchmark.rows:
+        flags = (*benchmark.flags, *row.flags)
+        after = [(flag, flags[place + 1]) for place, flag in enumerate(flags[:-1])]
+        overrides = [value for flag, value in after if flag == "--set"]
+        settings = resolve_settings("tiny", overrides)
+        modalities = dict(after).get("--modalities", "text,audio,visual").split(",")
+        for key in ("pool", "feature_noise"):
+            if any(each.startswith(f"{key}=") for each in overrides):
+                assert set(getattr(settings, key)) <= set(modalities), row.name

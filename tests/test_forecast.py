@@ -17,7 +17,7 @@ from pipeline.forecast import Forecast, _Kept, _Token
 from pipeline.runs import RunFolder
 from pipeline.settings import TrainSettings
 from pipeline.trackers import scalars_of, tracking
-from tests.helpers_toy import no_progress
+from tests.helpers_toy import no_progress, toy_features, toy_table, write_feature_set
 from tests.test_training import Killed, request, run, settings_of
 
 
@@ -122,3 +122,14 @@ def test_a_setting_of_an_unknown_modality_is_refused(
     with pytest.raises(PipelineError, match=rf"--set {setting}: no modality 'adio'.*'audio'"):
         run(request(toy, toy_llm, settings=wanted))
     assert not (toy / "runs").exists()
+
+
+def test_a_setting_may_name_a_modality_of_the_cache_that_a_run_leaves_out(
+    toy: Path, toy_llm: Path
+) -> None:
+    table = toy_table()
+    frames = toy_features(table, "audio")
+    write_feature_set(toy / "cache", "frames", table["id"].tolist(), frames)
+    wanted = settings_of(pool={"frames": 2}, epochs=1)
+    done = run(request(toy, toy_llm, modalities=("audio",), settings=wanted))
+    assert done.read_config()["modalities"] == ["audio"]

@@ -3,8 +3,9 @@
     python benchmarks/scores/search.py --data DIR --text-encoder DIR [--work DIR] [--only meld,mosi]
 
 MELD: on the validation split. MOSI: on the simulated test split that `mosi_baselines.py` makes,
-never on the real one; EGMF's settings had been chosen on it before. The best of each grid is what the rows of `meld.py` and `mosi.py` train with.
-Writes `results/search.md` and `.json`. Protocol: benchmarks/README.md.
+never on the real one; EGMF's settings had been chosen on it before. The best of each grid is what
+the rows of `meld.py` and `mosi.py` train with. Writes `results/search.md` and `.json`.
+Protocol: benchmarks/README.md.
 """
 
 from __future__ import annotations
