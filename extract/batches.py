@@ -2,7 +2,8 @@
 
 A last batch is filled up with copies, so that nothing depends on neighbours. A batch that does not
 fit in memory is halved until it does, and so are those that follow it; rows then agree with those
-of whole batches to rounding and no longer to the bit, so it is counted and recorded.
+of whole batches to rounding and no longer to the bit, so it is counted and recorded. An utterance
+with a unit that does not fit even alone is left out and named.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class Batches:
         clock: Takes the time of that.
         stored: The dtype in which rows are kept.
         batch_size: In place of the encoder's own; only where values do not matter.
+
+    Attributes:
+        halvings: How often a batch was halved.
+        too_large: Utterances with a unit that does not fit in memory, why by id.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Batches:
         self._rows: dict[str, list[NDArray[Any] | None]] = {}
         self._time: dict[str, NDArray[np.float32]] = {}
         self.halvings = 0
+        self.too_large: dict[str, RuntimeError] = {}
 
     def add(self, name: str, prepared: Prepared) -> None:
         """Take one utterance's units; encode what fills a batch."""
@@ -54,7 +60,7 @@ class Batches:
                 self._encode(batch)
 
     def finish(self) -> dict[str, Features]:
-        """Encode what is left and return every utterance's features, as they are stored."""
+        """Encode what is left and return the features of all that fit, as they are stored."""
         for batch in self._open.values():
             if batch:
                 self._encode(batch)
@@ -63,6 +69,7 @@ class Batches:
                 np.concatenate([piece for piece in pieces if piece is not None]), self._time[name]
             )
             for name, pieces in self._rows.items()
+            if name not in self.too_large
         }
 
     def filled(self) -> float:
@@ -81,21 +88,27 @@ class Batches:
             results = self._encode_what_fits(units)
         with np.errstate(over="ignore"):  # an overflow becomes infinite, and is set aside as such
             for (name, place, _), rows in zip(batch, results, strict=False):
-                self._rows[name][place] = rows.astype(self._stored)
+                if isinstance(rows, RuntimeError):
+                    self.too_large[name] = rows
+                else:
+                    self._rows[name][place] = rows.astype(self._stored)
         batch.clear()
 
-    def _encode_what_fits(self, units: Sequence[Unit]) -> list[NDArray[np.float32]]:
-        """Encode a batch, in as many parts as the memory makes necessary."""
+    def _encode_what_fits(self, units: Sequence[Unit]) -> list[NDArray[np.float32] | RuntimeError]:
+        """Encode a batch, in as many parts as memory makes necessary; the error where not alone."""
         shape = units[0].shape()
-        results: list[NDArray[np.float32]] = []
+        results: list[NDArray[np.float32] | RuntimeError] = []
         while len(results) < len(units):
             size = self._fits.get(shape, len(units))
             try:
                 results += self._encoder.encode(units[len(results) : len(results) + size])
                 continue
             except RuntimeError as error:
-                if size == 1 or not _is_out_of_memory(error):
+                if not _is_out_of_memory(error):
                     raise
+                if size == 1:
+                    results.append(error.with_traceback(None))  # which would hold the memory
+                    continue
             # Only here, after the error and all that its traceback held are gone, is memory free.
             self._fits[shape] = -(-size // 2)
             self.halvings += 1

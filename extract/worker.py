@@ -126,7 +126,12 @@ def encode_rows(
             on_row(len(rows) - len(present) + done + 1)
         encoded.features = batches.finish()
         encoded.filled, encoded.halvings = batches.filled(), batches.halvings
+        if len(batches.too_large) > 1 and not encoded.features:
+            raise next(iter(batches.too_large.values()))  # it does not lie in the clips
         for row in present:
+            if row.id in batches.too_large:
+                reason = "does not fit in memory, not even alone"
+                set_aside[row.id] = SetAside(row.id, row.file, "encode", reason)
             found = encoded.features.get(row.id)
             if found is not None and not np.isfinite(found.value).all():
                 del encoded.features[row.id]

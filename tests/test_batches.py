@@ -75,10 +75,13 @@ def test_halved_batches_give_the_same_features(
         np.testing.assert_array_equal(found[name].time, one.time)
 
 
-def test_what_does_not_fit_alone_and_other_errors_are_raised(encoder: Encoder) -> None:
-    with pytest.raises(torch.OutOfMemoryError):
-        encode(LittleMemory(encoder, 0))
+def test_what_does_not_fit_alone_is_named(encoder: Encoder) -> None:
+    found, batches = encode(LittleMemory(encoder, 0))
+    assert found == {}
+    assert sorted(batches.too_large) == ["0", "1", "2", "3"]
 
+
+def test_other_errors_are_raised(encoder: Encoder) -> None:
     class Broken(LittleMemory):
         def encode(self, units: list[Unit]) -> list[np.ndarray]:
             self.tried.append(len(units))
@@ -106,6 +109,43 @@ def test_sidecar_report_and_summary_say_that_batches_were_halved(
     ids = [f"u{number}" for number in range(8)]
     summary = sum_up_shards("audio", "whisper", "folder", sidecars, ids)
     assert (summary.devices, summary.shards_halved) == (["cpu"], 1)
+
+
+class NoLongClips(LittleMemory):
+    """A device whose memory holds no unit of more than so many rows."""
+
+    def encode(self, units: list[Unit]) -> list[np.ndarray]:
+        if max(each.rows for each in units) > self._most:
+            raise torch.OutOfMemoryError(self._message)
+        return self._encoder.encode(units)
+
+
+@pytest.mark.parametrize("most", [45, 0])
+def test_a_clip_that_does_not_fit_is_set_aside_unless_none_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Of three clips of .8 to 1 s the longest does not fit."""
+    write_corpus(tmp_path / "root", 8)
+    jobs = audio_jobs(tmp_path / "cache", make_model(tmp_path), tmp_path / "root", list_corpus(8))
+    load = worker.load_encoder
+    monkeypatch.setattr(worker, "_loaded", {})
+    monkeypatch.setattr(worker, "load_encoder", lambda *args: NoLongClips(load(*args), most))
+    path = sidecar_path(jobs[1].folder, 1)
+    if most == 0:
+        with pytest.raises(torch.OutOfMemoryError):
+            encode_shard(jobs[1])
+        assert not path.exists()
+        return
+    encode_shard(jobs[1])
+    sidecar = read_sidecar(path)
+    reasons = {one.id: (one.stage, one.reason) for one in sidecar.quarantined}
+    assert reasons["u7"] == ("encode", "does not fit in memory, not even alone")
+    assert dict(zip(sidecar.ids, sidecar.rows, strict=True)) == {
+        "u4": 0,
+        "u5": 40,
+        "u6": 45,
+        "u7": 0,
+    }
 
 
 def test_batches_hold_as_much_as_their_budget_allows() -> None:
