@@ -52,20 +52,28 @@ def identity_of(llm: Llm, corpus: Corpus, runs: Path) -> dict[str, Any]:
 def changed_since(config: Mapping[str, Any], entry: DatasetEntry, memo: Memo) -> list[str]:
     """Return what of a trained run is not there any more as it was, in words.
 
-    Prompts are not compared: which languages' count depends on rows that prediction does not see.
-
     Args:
         config: of the run.
-        entry: the dataset's, as the manifest has it now.
+        entry: the dataset's, as the manifest has it now, with the tasks that the run learned.
         memo: where the digests of model files are remembered.
+
+    Raises:
+        PipelineError: the manifest has no prompt for a task, or there is no such model.
     """
     found = []
     if LLM_SHA256 in config and digest_of_llm(config[LLM], memo) != config[LLM_SHA256]:
         found.append(f"the language model {config[LLM]}")
     recorded = config.get(ENTRY_SHA256, {})
-    for part, value in _answers_of(entry).items():
-        if part in recorded and recorded[part] != _digest(value):
-            found.append(f"the manifest's {part} of {entry.name!r}")
+    languages = sorted({each.partition(" ")[2] for each in recorded.get("prompts", {})})
+    now = {
+        **{name: _digest(part) for name, part in _answers_of(entry).items()},
+        "prompts": _digests_of_prompts(entry, languages),
+    }
+    found += [
+        f"the manifest's {part} of {entry.name!r}"
+        for part, digest in now.items()
+        if part in recorded and recorded[part] != digest
+    ]
     return found
 
 
@@ -114,23 +122,26 @@ def _whole(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**TrainSettings().model_dump(mode="json"), **settings}
 
 
-def _digests_of_entry(corpus: Corpus) -> dict[str, str]:
+def _digests_of_entry(corpus: Corpus) -> dict[str, Any]:
     """Return a digest of each part of the manifest's entry that training or scoring reads.
 
     Splits, layout and spellings are in the table already, what was cut off in the features.
     """
     entry = corpus.entry
     languages = sorted({each.language for rows in corpus.utterances.values() for each in rows})
-    parts = {
-        "task": entry.task,
-        **_answers_of(entry),
-        "protocol": entry.protocol,
-        "prompts": {
-            f"{task} {language}": question.lines
-            for (task, language), question in questions_of(entry, languages).items()
-        },
+    parts = {"task": entry.task, **_answers_of(entry), "protocol": entry.protocol}
+    return {
+        **{name: _digest(part) for name, part in parts.items()},
+        "prompts": _digests_of_prompts(entry, languages),
     }
-    return {name: _digest(part) for name, part in parts.items()}
+
+
+def _digests_of_prompts(entry: DatasetEntry, languages: Sequence[str]) -> dict[str, str]:
+    """Return a digest of the prompt of each task and language."""
+    return {
+        f"{task} {language}": _digest(question.lines)
+        for (task, language), question in questions_of(entry, languages).items()
+    }
 
 
 def _answers_of(entry: DatasetEntry) -> dict[str, Any]:

@@ -302,6 +302,7 @@ def open_run(
         )
     entry = load_manifest(manifest).dataset(config["dataset"])
     learned = tuple(task for task in entry.task if task in result["task"])
+    entry = entry.model_copy(update={"task": learned})
     digests = Memo(memo or path / ".digests.json")
     found = {
         modality: _find_encoder(path, entry, modality, made_with, digests)
@@ -323,7 +324,7 @@ def open_run(
         )
     return TrainedRun(
         name=_name(folder, config, digests),
-        entry=entry.model_copy(update={"task": learned}),
+        entry=entry,
         model=load_model(folder.best, backbone),
         folder=folder,
         settings=settings,

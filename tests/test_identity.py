@@ -136,7 +136,7 @@ def test_an_unfinished_run_does_not_go_on_under_other_prompts(toy: Path, toy_llm
         run(request(toy, toy_llm, **wanted), stop_after=5)
     prompts = "prompts: {en: {regression: ['Score it: {signals}']}}\n    protocol: mosi"
     (toy / "toy.yaml").write_text(MANIFEST.replace("protocol: mosi", prompts))
-    with pytest.raises(PipelineError, match=r"\(entry_sha256\.prompts\)"):
+    with pytest.raises(PipelineError, match=r"\(entry_sha256\.prompts\.regression en\)"):
         run(request(toy, toy_llm, resume=True, **wanted))
     folder = RunFolder(toy / "runs" / "toy" / "egmf-text" / "seed-1")
     progress = json.loads((folder.checkpoint / "progress.json").read_text())

@@ -211,17 +211,24 @@ def test_a_language_model_that_is_not_here_is_named(
         open_run(copy, manifest=mini / "mini.yaml")
 
 
-def test_a_run_whose_model_or_labels_have_changed_is_not_opened(mini: Path, tmp_path: Path) -> None:
+def test_a_run_whose_model_or_questions_have_changed_is_not_opened(
+    mini: Path, tmp_path: Path
+) -> None:
     before = yaml.safe_load((run_folder(mini) / "config.yaml").read_text())
     copy = copy_run(mini, tmp_path, llm_sha256="0" * 64)
     with pytest.raises(PipelineError, match=r"another version of the language model .*llm; put"):
         open_run(copy, manifest=mini / "mini.yaml")
     (copy / "config.yaml").write_text(yaml.safe_dump(before))
-    known = yaml.safe_load((mini / "mini.yaml").read_text())
-    known["datasets"]["mini"]["labels"][0]["en"] = "rage"
-    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(known))
-    with pytest.raises(PipelineError, match="another version of the manifest's labels of 'mini'"):
-        open_run(copy, manifest=tmp_path / "changed.yaml")
+    for part in ("labels", "prompts"):
+        known = yaml.safe_load((mini / "mini.yaml").read_text())
+        if part == "labels":
+            known["datasets"]["mini"]["labels"][0]["en"] = "rage"
+        else:
+            known["prompts"] = {"en": {"classification": ["Which? {labels} {signals} {text}"]}}
+        (tmp_path / "changed.yaml").write_text(yaml.safe_dump(known))
+        message = f"another version of the manifest's {part} of 'mini'"
+        with pytest.raises(PipelineError, match=message):
+            open_run(copy, manifest=tmp_path / "changed.yaml")
 
 
 def test_only_the_tasks_that_a_run_learned_are_asked(mini: Path, numbers: Path) -> None:
