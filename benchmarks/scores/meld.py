@@ -55,8 +55,8 @@ BENCHMARK = Benchmark(
     dataset=DATASET,
     manifest=MANIFEST,
     flags=(
-        *("--epochs", "5", "--set", "patience=3", "--set", "batch_size=64"),
-        *("--set", "length_window=50", "--set", "eval_batch_size=256"),
+        *("--epochs", "8", "--set", "patience=3", "--set", "dropout=0.3"),
+        *("--set", "batch_size=64", "--set", "length_window=50", "--set", "eval_batch_size=256"),
     ),
     metrics={"classification": ("weighted_f1", "accuracy", "macro_f1")},
     rows=(
