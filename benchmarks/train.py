@@ -19,7 +19,6 @@ lengths by a table of quantiles.
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import gc
 import json
@@ -36,93 +35,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 # `extract` is the package, not the benchmark beside this one.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from generate.backbone import Backbone
-from generate.language_model import LanguageModel, PromptTokens
+from train_material import SEED, SETTINGS, TASK, Bench, invent_meld, make_bench, read_meld
+from train_predecessor import TEXT_TOKENS, ids_of, predecessor_evaluation, predecessor_loss
+
 from pipeline.batching import make_batch, share_of
-from pipeline.context import Context
 from pipeline.distributed import Processes
 from pipeline.evaluation import batches, score
-from pipeline.features import Features
-from pipeline.inputs import Inputs
-from pipeline.items import Question, Utterance, questions_of, written_answer
-from pipeline.manifest import load_manifest
-from pipeline.model import Egmf, build_model
+from pipeline.items import Utterance
 from pipeline.objective import add_gradients, counts_of
-from pipeline.parts import Part, Task
-from pipeline.prompting import Prompter
 from pipeline.runs import environment
 from pipeline.sampler import epoch_batches
-from pipeline.scaling import Scaling
-from pipeline.settings import TrainSettings
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
-TASK, SEED = "classification", 1111
-TEXT_TOKENS, GENERATED = 65, 4
-SHAPES = {"text": 768, "audio": 512, "visual": 512}
-
-# Words of an utterance in MELD's training split: the minimum, every twentieth part, the maximum.
-WORDS = (1, 1, 1, 2, 3, 3, 4, 4, 5, 6, 6, 7, 8, 9, 10, 11, 13, 15, 17, 20, 69)
-
-SETTINGS = TrainSettings(
-    dropout=0.0,
-    lora_dropout=0.0,
-    length_window=20,
-    auxiliary_weight=0.0,
-    balance_weight=0.0,
-    reliability_weight=0.0,
-    modality_dropout=0.0,
-    modality_noise=0.0,
-)
-"""The defaults, without what is random and without the terms that the predecessor does not have."""
-
-
-class RandomFeatures:
-    """Features of the `base` encoders' shapes: drawn from the utterance's id, always the same."""
-
-    def __init__(self, modality: str, rows: Mapping[str, int]) -> None:
-        self.dim = SHAPES[modality]
-        self._rows = rows
-
-    def reader(self) -> RandomFeatures:
-        return self
-
-    def lengths(self) -> dict[str, int]:
-        return dict(self._rows)
-
-    def value(self, name: str) -> NDArray[Any]:
-        generator = np.random.default_rng(int.from_bytes(name.encode()[-8:]))
-        return generator.standard_normal((self._rows[name], self.dim), dtype=np.float32)
-
-
-@dataclass
-class Bench:
-    """What both ways run on."""
-
-    model: Egmf
-    part: Part
-    optimizer: torch.optim.Optimizer
-
-    @property
-    def language(self) -> LanguageModel:
-        return self.model.language
-
-    @property
-    def question(self) -> Question:
-        return self.part.task.questions[TASK, "en"]
-
-    def prompts(self, batch: Sequence[Utterance]) -> list[PromptTokens]:
-        return [self.part.prompter.tokens(TASK, each) for each in batch]
-
-    def answers(self, batch: Sequence[Utterance]) -> list[str]:
-        return [written_answer(self.question, str(each.label)) for each in batch]
 
 
 def egmf_loss(bench: Bench, rows: Sequence[Utterance]) -> Tensor:
@@ -143,81 +72,10 @@ def egmf_loss_unshared(bench: Bench, rows: Sequence[Utterance]) -> Tensor:
         bench.language.shares_prefix = True
 
 
-def predecessor_loss(bench: Bench, batch: Sequence[Utterance]) -> Tensor:
-    """Return the same, from logits at every position of prompts padded to one length."""
-    embeddings, mask = _padded_prompts(bench, batch)
-    written = [[*_ids(bench, f" {answer}"), bench.language.end] for answer in bench.answers(batch)]
-    longest = max(map(len, written))
-    target = torch.full((len(batch), longest), -100)
-    for row, ids in enumerate(written):
-        target[row, : len(ids)] = torch.tensor(ids)
-    given = _embed(bench, target.clamp(min=0))
-    mask = torch.cat([mask, (target != -100).long()], dim=1)
-    labels = torch.cat([torch.full(embeddings.shape[:2], -100), target], dim=1)
-    output = bench.language.model(
-        inputs_embeds=torch.cat([embeddings, given], dim=1),
-        attention_mask=mask,
-        position_ids=_positions(mask),
-        labels=labels,
-    )
-    torch.autograd.backward(output.loss)
-    loss: Tensor = output.loss.detach()
-    return loss
-
-
-@torch.no_grad()
-def predecessor_evaluation(bench: Bench, drawn: Sequence[Sequence[Utterance]]) -> None:
-    """Let the model write its answers, batch by batch."""
-    bench.model.eval()
-    for batch in drawn:
-        embeddings, mask = _padded_prompts(bench, batch)
-        written = bench.language.model.generate(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            max_new_tokens=GENERATED,
-            do_sample=False,
-            pad_token_id=bench.language.end,
-            eos_token_id=bench.language.end,
-        )
-        bench.language.tokenizer.batch_decode(written, skip_special_tokens=True)
-
-
 def egmf_evaluation(bench: Bench, drawn: Sequence[Sequence[Utterance]]) -> None:
     """Score all permitted answers of the same batches, as `egmf-train` does."""
     rows = [each for batch in drawn for each in batch]
     score(bench.model, bench.part.inputs, bench.part.prompter, rows, [TASK], len(drawn[0]))
-
-
-def _padded_prompts(bench: Bench, batch: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
-    """Return embeddings and mask of prompts whose transcripts are padded to `TEXT_TOKENS`."""
-    streams, turns = bench.part.inputs.batch(batch)
-    pseudo = bench.model.fuse(streams, turns).pseudo_tokens
-    template = bench.question.prompt("")
-    fixed = len(_ids(bench, template.before)) + len(_ids(bench, template.after))
-    length = fixed + TEXT_TOKENS + pseudo.shape[1]
-    rows, masks = [], []
-    for prompt, own in zip(bench.prompts(batch), pseudo, strict=True):
-        parts = [_embed(bench, torch.tensor(prompt.before)), own]
-        parts.append(_embed(bench, torch.tensor(prompt.after)))
-        row = torch.cat(parts)
-        missing = length - len(row)
-        rows.append(torch.cat([_embed(bench, torch.full((missing,), bench.language.end)), row]))
-        masks.append(torch.cat([torch.zeros(missing), torch.ones(len(row))]).long())
-    return torch.stack(rows), torch.stack(masks)
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def _embed(bench: Bench, ids: Tensor) -> Tensor:
-    embedded: Tensor = bench.language.model.get_input_embeddings()(ids)
-    return embedded
-
-
-def _ids(bench: Bench, text: str) -> list[int]:
-    ids: list[int] = bench.language.tokenizer.encode(text, add_special_tokens=False)
-    return ids
 
 
 @dataclass
@@ -279,111 +137,12 @@ def spread(every: Sequence[list[Utterance]], count: int) -> list[list[Utterance]
     return [ordered[int((place + 0.5) * len(ordered) / count)] for place in range(count)]
 
 
-def read_meld(folder: Path) -> list[Utterance]:
-    """Read labels and transcripts of MELD's CSV files."""
-    rows = []
-    for split, name in (("train", "train"), ("valid", "dev"), ("test", "test")):
-        with (folder / f"{name}_sent_emo.csv").open(encoding="utf-8") as stream:
-            for number, row in enumerate(csv.DictReader(stream)):
-                text, label = row["Utterance"], row["Emotion"]
-                rows.append(Utterance(f"{split}-{number:05d}", split, "en", text, label, None))
-    return rows
-
-
-def invent_meld() -> list[Utterance]:
-    """Make transcripts of random words with MELD's lengths and split sizes."""
-    rng = np.random.default_rng(SEED)
-    syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u")]
-    words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(3000)]
-    labels = [label.name for label in load_manifest().dataset("meld").labels]
-    rows = []
-    for split, count in (("train", 9989), ("valid", 1109), ("test", 2610)):
-        lengths = np.interp(rng.random(count), np.linspace(0, 1, len(WORDS)), WORDS).round()
-        for number, length in enumerate(lengths):
-            text = " ".join(rng.choice(words, int(length))).capitalize() + "."
-            label = str(rng.choice(labels))
-            rows.append(Utterance(f"{split}-{number:05d}", split, "en", text, label, None))
-    return rows
-
-
-def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE of 16,000 tokens; that of the real model is not at hand."""
-    end = "<|endoftext|>"
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=16_000, special_tokens=[end], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
-
-
-def make_bench(utterances: Sequence[Utterance], layers: int) -> Bench:
-    """Build the model with random weights, and what feeds it."""
-    entry = load_manifest().dataset("meld")
-    questions = questions_of(entry, ["en"])
-    question = questions[TASK, "en"]
-    texts = [each.text or "" for each in utterances]
-    tokenizer = make_tokenizer(
-        [*texts, *question.lines * 200, *(f" {a}" for a in question.answers)]
-    )
-    config = Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=layers,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        max_position_embeddings=32_768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        attn_implementation="sdpa",
-    )
-    torch.manual_seed(SEED)
-    backbone = Backbone(Qwen2ForCausalLM(config), tokenizer)
-    model = build_model(backbone, SHAPES, 0, SETTINGS, variant="egmf", ablate=(), reach=0)
-    for name, parameter in model.language.named_parameters():
-        if "lora_B" in name:  # zero at first, which would leave lora_A without a gradient
-            torch.nn.init.normal_(parameter, std=0.01)
-    words = {each.id: len((each.text or "").split()) for each in utterances}
-    rows = {
-        "text": {name: count + 2 for name, count in words.items()},
-        # Half a second and a third of a second a word: Whisper's 50 rows and 4 frames a second.
-        "audio": {name: 25 + 17 * count for name, count in words.items()},
-        "visual": {name: 2 + round(1.3 * count) for name, count in words.items()},
-    }
-    scaling = {
-        name: Scaling(np.zeros(dim, np.float32), np.ones(dim, np.float32))
-        for name, dim in SHAPES.items()
-    }
-    sets = {name: RandomFeatures(name, rows[name]) for name in SHAPES}
-    trained = [each for group in model.trainable().values() for each in group]
-    part = Part(
-        "meld",
-        Inputs(Features(sets, SETTINGS.pool, scaling), Context()),
-        Prompter(
-            model.language,
-            questions,
-            Context(),
-            reads_text=True,
-            max_tokens=SETTINGS.max_prompt_tokens,
-        ),
-        {},
-        Task((TASK,), tuple(map(str, question.values)), 1.0, entry.protocol, questions),
-    )
-    return Bench(model, part, torch.optim.AdamW(trained, lr=0.0))
-
-
 def compare(
     utterances: Sequence[Utterance], size: int, count: int, evaluated: int, layers: int
 ) -> dict[str, Any]:
     """Run all ways in turn; returns what they took and how far their losses are apart."""
     bench = make_bench(utterances, layers)
-    lengths = {each.id: len(_ids(bench, each.text or "")) for each in utterances}
+    lengths = {each.id: len(ids_of(bench, each.text or "")) for each in utterances}
     short = [each for each in utterances if lengths[each.id] <= TEXT_TOKENS]
     train = [each for each in short if each.split == "train"]
     test = [each for each in short if each.split == "test"]
