@@ -59,4 +59,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) cache runs report data build dist
+	rm -rf $(VENV) report build dist data/demo cache/demo runs/demo

@@ -119,7 +119,7 @@ def invent_meld() -> list[Utterance]:
 
 
 def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE of 16,000 tokens; that of the real model is not at hand."""
+    """Learn a byte-level BPE of 16,000 tokens, in place of the real model's tokenizer."""
     end = "<|endoftext|>"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

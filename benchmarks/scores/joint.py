@@ -81,7 +81,7 @@ def main() -> None:
     table = pd.read_parquet(options.cache / "demo" / "utterances.parquet").set_index("id")
     rows = [_row(model, options.runs, seeds, table["group"]) for model in MODELS]
     text = "\n".join(["# One model beside many, on the demo", "", *_markdown(rows)])
-    record = {"seeds": seeds, "rows": rows, "environment": environment()}
+    record = {"seeds": seeds, "rows": rows, "environment": environment()["libraries"]}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "joint.json").write_text(json.dumps(record, indent=1) + "\n")
     (RESULTS / "joint.md").write_text(text + "\n")

@@ -1,6 +1,6 @@
 """Material of the text benchmark: joined tables, n-grams, Chinese word vectors as an encoder.
 
-No Chinese encoder is to be had without a hub, but word2vec vectors of words and of characters are.
+Chinese text is encoded by word2vec vectors of words and of characters, which need no model hub.
 They become an ordinary directory of transformers, which `egmf-extract --text hf:DIR` reads like any
 other: a unigram tokenizer, whose most probable segmentation of a sentence is what Chinese
 segmenters look for, and a model that is an embedding table and nothing else (GPT without layers).

@@ -167,7 +167,8 @@ def import_files(
     modality: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this one; may be given several times. What the file is, if it does not say."
+            help="Import only this modality; needed where the file does not name it. May be given "
+            "several times."
         ),
     ] = None,
     split: Annotated[
@@ -184,7 +185,7 @@ def import_files(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Take features that others computed into the cache."""
+    """Import features that were computed elsewhere."""
     from extract.importers.files import Request as Files
     from pipeline.importing import Request, as_json_values, import_features
 

@@ -108,7 +108,7 @@ def extract(
     modalities: Modalities = None,
     device: Annotated[Device | None, typer.Option(help="Default: cuda where there is one.")] = None,
     dtype: Annotated[
-        Dtype, typer.Option(help="In which encoders compute; part of the fingerprint.")
+        Dtype, typer.Option(help="Floating-point type of the encoders; part of the fingerprint.")
     ] = Dtype.float32,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: one a GPU, else one a core.")
@@ -121,7 +121,7 @@ def extract(
         bool,
         typer.Option(
             "--dry-run",
-            help="Say what would be done and why, how large and how long it would be, and stop.",
+            help="Show what would be done and why, with its size and time, and stop.",
         ),
     ] = False,
     fresh: Annotated[
@@ -141,7 +141,10 @@ def extract(
         bool, typer.Option("--allow-symlinks", help="Follow links out of the data root.")
     ] = False,
     hash_media: Annotated[
-        bool, typer.Option("--hash-media", help="Tell changed files by contents, not by time.")
+        bool,
+        typer.Option(
+            "--hash-media", help="Detect changed files by their contents, not by size and time."
+        ),
     ] = False,
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what was set aside.")
@@ -149,7 +152,7 @@ def extract(
     clip_seconds: Annotated[
         float,
         typer.Option(
-            min=0.1, help="How long decoding a clip may take; one that takes longer is set aside."
+            min=0.1, help="Time limit for decoding one clip; a slower one is quarantined."
         ),
     ] = 30.0,
     strict: Annotated[

@@ -22,7 +22,9 @@ class Preset(StrEnum):
     large = "large"
 
 
-CacheFolder = Annotated[Path, typer.Option(envvar="EGMF_CACHE", help="Where the features lie.")]
+CacheFolder = Annotated[
+    Path, typer.Option(envvar="EGMF_CACHE", help="Folder of the feature cache.")
+]
 ManifestFile = Annotated[
     Path | None, typer.Option(help="Your own manifest, for a corpus of yours.")
 ]

@@ -69,7 +69,7 @@ def predict(
     as_json: Json = False,
     version: Version = False,
 ) -> None:
-    """Judge raw clips with a trained run: answers, probabilities and gate weights.
+    """Predict on raw clips with a trained run: answers, probabilities and gate weights.
 
     A clip without a text is first transcribed by Whisper, where the run reads text.
     """

@@ -77,8 +77,8 @@ def train(
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            help="Dataset; may be given several times. Default: demo, or with --from-cache "
-            "what the cache holds."
+            help="Dataset; may be given several times. Default: demo; with --from-cache every "
+            "cached dataset, the demo only where it is alone."
         ),
     ] = None,
     cache: CacheFolder = DEFAULT_CACHE,
@@ -147,7 +147,7 @@ def train(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated, such as classification: ask these alone. Default: all."
+            help="Train only these tasks, comma-separated, such as classification. Default: all."
         ),
     ] = None,
     joint: Annotated[
@@ -164,8 +164,8 @@ def train(
         Path | None,
         typer.Option(
             "--settings",
-            help="YAML file of settings, fusion, modalities, context, ablate; the command line "
-            "goes before it.",
+            help="YAML file of settings, fusion, modalities, context, ablate; options of the "
+            "command line override it.",
         ),
     ] = None,
     set_: Annotated[
