@@ -41,7 +41,11 @@ FIVE, TWO = SEEDS, SEEDS[:2]
 
 SINGLE, WITH_CONTEXT = "egmf", "egmf-context"
 
-CHOSEN: dict[str, tuple[str, ...]] = {}
+CHOSEN: dict[str, tuple[str, ...]] = {
+    "concat": ("--set", "dropout=0.1"),
+    "mult": ("--epochs", "5", "--set", "dropout=0.1"),
+    "emo-caps": ("--set", "dropout=0.1"),
+}
 """What each variant's search chose (`search.py`) where it is not EGMF's own setting."""
 
 
