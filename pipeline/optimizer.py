@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
 from pipeline.model import Egmf
 from pipeline.settings import TrainSettings
@@ -18,14 +21,13 @@ def make_optimizer(
     Vectors (biases, norms) are not decayed.
     """
     rates = {"fusion": settings.fusion_lr, "lora": settings.lora_lr}
-    groups = []
-    for name, parameters in model.trainable().items():
-        for decayed in (True, False):
-            chosen = [p for p in parameters if (p.ndim > 1) == decayed]
-            decay = settings.weight_decay if decayed else 0.0
-            if chosen:
-                groups.append({"params": chosen, "lr": rates[name], "weight_decay": decay})
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(
+        [
+            group
+            for name, parameters in model.trainable().items()
+            for group in decayed_groups(parameters, rates[name], settings.weight_decay)
+        ]
+    )
     warmup = max(1, round(settings.warmup * steps))
 
     def factor(step: int) -> float:
@@ -35,3 +37,16 @@ def make_optimizer(
         return 0.5 * (1 + math.cos(math.pi * share))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def decayed_groups(
+    parameters: Sequence[nn.Parameter], rate: float, decay: float
+) -> list[dict[str, Any]]:
+    """Return the parameter groups of one learning rate: matrices are decayed, vectors are not."""
+    groups = []
+    for decayed in (True, False):
+        chosen = [each for each in parameters if (each.ndim > 1) == decayed]
+        if chosen:
+            weight_decay = decay if decayed else 0.0
+            groups.append({"params": chosen, "lr": rate, "weight_decay": weight_decay})
+    return groups

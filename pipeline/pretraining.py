@@ -9,7 +9,7 @@ came to.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from fuse.fusion import Fusion
 from fuse.streams import Stream
 from fuse.variants.self_supervision import SelfSupervision, hide_segments
+from pipeline.augment import disturb
 from pipeline.checkpoints import Progress
 from pipeline.divergence import skip
 from pipeline.items import Utterance
+from pipeline.optimizer import decayed_groups
 from pipeline.runs import RunFolder
 from pipeline.sampler import derive_seed, epoch_batches
 from pipeline.settings import TrainSettings
@@ -73,7 +75,7 @@ def pretrain(
     heads.to(next(fusion.parameters()).device)
     parameters = [*fusion.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(
-        parameters, lr=settings.fusion_lr, weight_decay=settings.weight_decay
+        decayed_groups(parameters, settings.fusion_lr, settings.weight_decay)
     )
     fusion.train()
     for epoch in range(1, settings.pretrain_epochs + 1):
@@ -87,7 +89,7 @@ def pretrain(
         total, steps = torch.zeros(2), 0
         for index in torch.randperm(len(batches), generator=generator).tolist():
             part, batch = batches[index]
-            losses = _losses(fusion, heads, part, batch, generator)
+            losses = _losses(fusion, heads, part, batch, settings.feature_noise, generator)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(losses.sum())
             norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
@@ -125,10 +127,12 @@ def _losses(
     heads: SelfSupervision,
     part: Part,
     batch: Sequence[Utterance],
+    noise: Mapping[str, float],
     generator: torch.Generator,
 ) -> Tensor:
     """Return both losses of a batch, [2]; neighbouring turns play no part."""
     streams, _ = part.inputs.batch(batch)
+    streams, _ = disturb(streams, None, noise, generator)
     hidden = hide_segments(streams, generator)
     device = next(fusion.parameters()).device
     there = {n: Stream(s.value.to(device), s.mask.to(device)) for n, s in streams.items()}

@@ -1,6 +1,6 @@
-"""The settings of every kind of fusion, chosen by the same grid.
+"""The settings of every kind of fusion, chosen by a grid each.
 
-    python benchmarks/scores/search.py --data DIR --text-encoder DIR [--work DIR] [--only meld,mosi]
+    python benchmarks/scores/search.py --data DIR --text-encoder DIR [--work DIR]
 
 MELD: on the validation split. MOSI: on the simulated test split that `mosi_baselines.py` makes,
 never on the real one; EGMF's settings had been chosen on it before. The best of each grid is what
@@ -10,7 +10,7 @@ Protocol: benchmarks/README.md.
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,56 +19,60 @@ import meld
 import mosi
 import mosi_baselines
 import pandas as pd
-import yaml
 from harness import (
     HERE,
     SEEDS,
     VARIANTS,
     Benchmark,
-    arguments,
     command,
     markdown,
     publish,
     variant,
 )
 
+from pipeline.searches import read_study
+
 
 @dataclass(frozen=True)
 class Search:
-    """A grid for each kind of fusion: the dataset it is tried on, with which flags and seeds."""
+    """A grid for kinds of fusion: the dataset it is tried on, with which flags and seeds.
 
+    `study` names the grid among `studies/`, as `egmf-train --study` reads it.
+    """
+
+    study: str
+    kinds: tuple[str, ...]
     benchmark: Benchmark
     dataset: str
     flags: tuple[str, ...]
     seeds: tuple[int, ...]
-    kinds: tuple[str, ...]
 
     @property
-    def study(self) -> Path:
-        """The grid, as `egmf-train --study` reads it."""
-        return HERE / "studies" / f"{self.benchmark.name}.yaml"
+    def file(self) -> Path:
+        """The grid's file."""
+        return HERE / "studies" / f"{self.study}.yaml"
 
 
+IN_CONTEXT = (*mosi.THREE, *mosi.CONTEXT)
 SEARCHES = (
-    Search(meld.BENCHMARK, meld.DATASET, (), SEEDS[:1], ("egmf", *VARIANTS)),
-    Search(mosi.BENCHMARK, "mosi_simulated", (*mosi.THREE, *mosi.CONTEXT), SEEDS[:2], VARIANTS),
+    Search("meld", ("egmf",), meld.BENCHMARK, meld.DATASET, (), SEEDS[:1]),
+    Search("meld_variants", VARIANTS, meld.BENCHMARK, meld.DATASET, (), SEEDS[:1]),
+    Search("mosi", VARIANTS, mosi.BENCHMARK, "mosi_simulated", IN_CONTEXT, SEEDS[:2]),
 )
 
 
 def main() -> None:
     """Prepare both corpora, try every setting, and write down what came of it."""
-    parser = arguments("The settings of every kind of fusion, by the same grid.")
+    parser = ArgumentParser(description="The settings of every kind of fusion, by a grid each.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the benchmark data")
+    parser.add_argument("--work", type=Path, default=Path("bench"), help="cache and runs go here")
     parser.add_argument("--text-encoder", type=Path, required=True, help="a model directory")
     options = parser.parse_args()
-    wanted = options.only.split(",") if options.only else ["meld", "mosi"]
-    if "meld" in wanted:
-        meld.prepare(options)
-    if "mosi" in wanted:
-        simulate(options)
+    meld.prepare(options)
+    simulate(options)
     for search in SEARCHES:
-        if search.benchmark.name in wanted:
-            for name in search.kinds:
-                run(search, name, options)
+        for name in search.kinds:
+            run(search, name, options)
     write(options)
 
 
@@ -86,7 +90,7 @@ def run(search: Search, name: str, options: Namespace) -> None:
     """Try every setting of a grid for one variant; what has been tried is not tried again."""
     benchmark = search.benchmark
     command(
-        *("egmf-train", "--from-cache", "--resume", "--study", search.study),
+        *("egmf-train", "--from-cache", "--resume", "--study", search.file),
         *("--dataset", search.dataset, "--manifest", str(benchmark.manifest)),
         *("--cache", options.work / "cache", "--runs", options.work / "runs"),
         *("--preset", "tiny", "--experiment", f"search-{name}"),
@@ -98,26 +102,21 @@ def run(search: Search, name: str, options: Namespace) -> None:
 
 
 def write(options: Namespace) -> None:
-    """Publish every trial of every finished grid."""
+    """Publish every trial of every grid."""
     found: dict[str, Any] = {}
     text: list[str] = []
     for search in SEARCHES:
-        best = {}
-        trials = []
+        space = read_study(search.file).space
+        best, trials = {}, []
         for name in search.kinds:
             folder = options.work / "runs" / search.dataset / f"search-{name}"
-            if not (folder / "best.yaml").is_file():
-                continue
-            best[name] = yaml.safe_load((folder / "best.yaml").read_text(encoding="utf-8"))
             table = pd.read_csv(folder / "trials.csv")
             trials.append(table.drop(columns=["seconds", "reason"]).assign(fusion=name))
-        if trials:
-            table = pd.concat(trials, ignore_index=True)
-            shown = table.pivot_table(
-                "validation", list(yaml.safe_load(search.study.read_text())["space"]), "fusion"
-            )
-            found[search.benchmark.name] = {"best": best, "trials": table.to_dict("records")}
-            text += [f"## {search.benchmark.name}", "", markdown(rounded(shown)), ""]
+            best[name] = table.loc[table["validation"].idxmax(), list(space)].to_dict()
+        table = pd.concat(trials, ignore_index=True)
+        found[search.study] = {"best": best, "trials": table.to_dict("records")}
+        shown = table.pivot_table("validation", list(space), "fusion", sort=False)
+        text += [f"## {search.study}", "", markdown(rounded(shown)), ""]
     publish("search", found, text)
 
 

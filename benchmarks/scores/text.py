@@ -110,7 +110,8 @@ def main() -> None:
         scores, lines = score_rows(benchmark, [ridge_baseline(benchmark, options)], options)
         found[benchmark.name] = scores["regression"]
         text += [f"## {benchmark.name}", *lines[1:]]
-    publish("text", found, text)
+    if options.only is None:
+        publish("text", found, text)
 
 
 def prepare(options: Namespace) -> None:

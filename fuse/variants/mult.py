@@ -42,13 +42,18 @@ class CrossmodalBlock(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, value: Tensor, source: Tensor, key_padding: Tensor) -> Tensor:
-        """Map [batch, time, dim] to the same shape; `source` is [batch, source time, dim]."""
-        keys = self.attention_norm(source)
+    def forward(self, value: Tensor, source: Stream) -> Tensor:
+        """Map [batch, time, dim] to the same shape; an absent source adds nothing to it."""
+        keys = self.attention_norm(source.value)
         seen, _ = self.attention(
-            self.attention_norm(value), keys, keys, key_padding_mask=key_padding, need_weights=False
+            self.attention_norm(value),
+            keys,
+            keys,
+            key_padding_mask=source.key_padding,
+            need_weights=False,
         )
-        value = value + self.dropout(seen)
+        there = source.present.view(-1, 1, 1).to(value.dtype)
+        value = value + self.dropout(seen) * there
         return value + self.dropout(self.feed_forward(value))
 
 
@@ -61,11 +66,12 @@ class CrossmodalTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, target: Stream, source: Stream) -> Tensor:
-        """Return the target's rows with what the source adds; zeros where the source is absent."""
+        """Return the target's rows and what the source adds to them, nothing where it is absent."""
         value = target.value
         for block in self.blocks:
-            value = block(value, source.value, source.key_padding)
-        return self.norm(value) * source.present.view(-1, 1, 1).to(value.dtype)
+            value = block(value, source)
+        enriched: Tensor = self.norm(value)
+        return enriched
 
 
 class MultFusion(nn.Module):

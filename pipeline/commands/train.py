@@ -214,6 +214,9 @@ def train(
         return
     flags = {"epochs": epochs, "select": select and select.value}
     overrides = [*(set_ or []), *(f"{key}={each}" for key, each in flags.items() if each)]
+    for key, each in flags.items():
+        if each and any(other.partition("=")[0].strip() == key for other in set_ or []):
+            raise PipelineError(f"--{key} {each}: --set {key} says it too; leave one of them out")
     # A joint model has one size, whatever its datasets' own.
     only_demo = set(names) == {"demo"}
 
