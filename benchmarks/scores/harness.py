@@ -255,7 +255,7 @@ def _judge(
 ) -> dict[str, Any]:
     """Score one system, and compare its first metric with the systems that it is held against."""
     own = systems[name]
-    per_seed = [_metrics(task, own.truth, each, benchmark.protocol) for each in own.predictions]
+    per_seed = [score(task, own.truth, each, benchmark.protocol) for each in own.predictions]
     result: dict[str, Any] = {
         "row": name,
         "seeds": len(per_seed),
@@ -279,13 +279,11 @@ def _judge(
     return result
 
 
-def _metrics(task: str, truth: NDArray[Any], found: NDArray[Any], protocol: str) -> dict[str, Any]:
+def score(task: str, truth: NDArray[Any], found: NDArray[Any], protocol: str) -> Mapping[str, Any]:
+    """Score one seed's predictions `[rows]` by a task's metrics."""
     if task == "regression":
         return regression_metrics(truth, found, "sims" if protocol == "sims" else "mosi")
-    labels = sorted(set(truth))
-    scored = classification_metrics(list(truth), list(found), labels)
-    recalls = [scored["per_class"][label]["recall"] for label in labels]
-    return {**scored, "uar": float(np.mean(recalls))}
+    return classification_metrics(list(truth), list(found), sorted(set(truth)))
 
 
 def compare(

@@ -18,16 +18,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from harness import RESULTS, command
-from numpy.typing import NDArray
+from harness import RESULTS, Scores, command, compare, score
 
-from pipeline.metrics import (
-    classification_statistics,
-    draw_counts,
-    paired_difference,
-    regression_statistics,
-    score_resamples,
-)
 from pipeline.runs import environment
 
 LANGUAGES = ("en", "zh")
@@ -95,13 +87,14 @@ def _row(model: Model, runs: Path, seeds: list[int], groups: pd.Series) -> dict[
     cells = {}
     for task in TASKS if model.task is None else (model.task,):
         for language in LANGUAGES:
-            own, truth, ids = _scores(folders, task, language)
-            counts = draw_counts(len(ids), list(groups.loc[ids]))
-            cell: dict[str, Any] = {"n": len(ids), **_judge(task, truth, own, own, counts)}
+            own = _scores(folders, task, language)
+            metric, owners = TASKS[task][0], list(groups.loc[list(own.ids)])
+            scores = [score(task, own.truth, each, "mosi")[metric] for each in own.predictions]
+            cell: dict[str, Any] = {"n": len(own.ids), "score": float(np.mean(scores))}
             if model != ONE:
                 ones = [runs / "demo" / ONE.experiment / folder.name for folder in folders]
-                other = _scores(ones, task, language)[0]
-                cell["to_one"] = _judge(task, truth, own, other, counts)
+                other = _scores(ones, task, language)
+                cell["to_one"] = compare(task, (metric,), own, other, owners, "mosi")[metric]
             cells[f"{task}/{language}"] = cell
     return {
         "model": model.title,
@@ -111,10 +104,8 @@ def _row(model: Model, runs: Path, seeds: list[int], groups: pd.Series) -> dict[
     }
 
 
-def _scores(
-    folders: list[Path], task: str, language: str
-) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
-    """Return predictions [seeds, rows], the truth [rows] and the ids of the rows."""
+def _scores(folders: list[Path], task: str, language: str) -> Scores:
+    """Return the predictions for a task in a language, of every seed."""
     kind: Any = np.float64 if task == "regression" else object
     found = []
     for folder in folders:
@@ -122,43 +113,7 @@ def _scores(
         chosen = (frame["task"] == task) & (frame["language"] == language)
         found.append(frame[chosen & frame["truth"].notna()].sort_values("id"))
     predictions = np.stack([each["prediction"].to_numpy(dtype=kind) for each in found])
-    return predictions, found[0]["truth"].to_numpy(dtype=kind), found[0]["id"].tolist()
-
-
-def _judge(
-    task: str,
-    truth: NDArray[Any],
-    first: NDArray[Any],
-    second: NDArray[Any],
-    counts: NDArray[np.float32],
-) -> dict[str, Any]:
-    """Return the first's score, its difference from the second's, interval and p-value."""
-    metric = TASKS[task][0]
-    whole = np.ones((1, len(truth)), np.float32)
-    resampled = [_resample(task, truth, each, counts)[metric] for each in (first, second)]
-    exact = [_resample(task, truth, each, whole)[metric].mean() for each in (first, second)]
-    score, difference = float(exact[0]), float(exact[0] - exact[1])
-    judged = paired_difference(difference, *resampled)
-    if judged is None or first is second:
-        return {"score": score}
-    interval = [judged.low, judged.high]
-    return {"difference": difference, "interval": interval, "p_value": judged.p_value}
-
-
-def _resample(
-    task: str, truth: NDArray[Any], predictions: NDArray[Any], counts: NDArray[np.float32]
-) -> dict[str, NDArray[np.float64]]:
-    """Score every resample for every seed, [seeds, resamples] for each metric."""
-    if task == "regression":
-        statistics = regression_statistics("mosi")
-    else:
-        labels = sorted(set(truth))
-        statistics = classification_statistics(len(labels))
-        number = {label: place for place, label in enumerate(labels)}
-        truth = np.array([number[each] for each in truth])
-        predictions = np.array([[number.get(e, -1) for e in seed] for seed in predictions])
-    scored = [score_resamples(statistics, truth, each, counts) for each in predictions]
-    return {name: np.stack([each[name] for each in scored]) for name in scored[0]}
+    return Scores(tuple(found[0]["id"]), found[0]["truth"].to_numpy(dtype=kind), predictions)
 
 
 def _markdown(rows: list[dict[str, Any]]) -> list[str]:
