@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from ablation_probes import SUBSETS, absence, conflict, noise, results, spoilt
-from harness import Benchmark, Row, command, markdown, publish, score_rows, train
+from harness import Benchmark, Row, command, markdown, publish, score_rows, train, variant
 
 from pipeline.manifest import load_manifest
 from pipeline.settings import ABLATIONS
@@ -41,7 +41,12 @@ BENCHMARK = Benchmark(
     metrics=METRICS,
     rows=(
         Row(FULL, (), against=("concat",)),
-        Row("concat", ("--fusion", "concat", "--set", "match_size=true"), against=(FULL,)),
+        Row("concat", variant("concat"), against=(FULL,)),
+        Row(
+            "concat-without-noise",
+            (*variant("concat"), "--set", "modality_noise=0"),
+            against=(FULL, "concat"),
+        ),
         *(Row(f"no-{part}", ("--ablate", part), against=(FULL,)) for part in ABLATIONS),
         Row("context", ("--context", "2"), FEW, against=(FULL,)),
         Row(DROPPING, LONGER, FEW, against=(FULL,)),
