@@ -229,6 +229,7 @@ def test_a_wrong_flag_of_extraction_is_named(place: Path, options: list[str], sa
         (["--device", "cuda:99"], "--device cuda:99: this machine has no such device"),
         (["--experiment", "a/b"], "--experiment a/b: give a plain name without '/'"),
         (["--context", "2"], "no utterance of 'mine' has a group and an order"),
+        (["--epochs", "3", "--set", "epochs=5"], "--epochs 3: --set epochs says it too"),
         (["--resume", "--fresh"], "--resume and --fresh contradict each other"),
         (
             ["--ablate", "local", "--ablate", "semantic", "--ablate", "global"],
