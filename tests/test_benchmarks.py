@@ -122,3 +122,23 @@ def test_settings_of_rows_are_known_and_name_modalities_of_their_rows(
         for key in ("pool", "feature_noise"):
             if any(each.startswith(f"{key}=") for each in overrides):
                 assert set(getattr(settings, key)) <= set(modalities), row.name
+
+
+@pytest.mark.parametrize(
+    ("name", "study"), [("meld", "meld"), ("meld", "meld_variants"), ("mosi", "mosi")]
+)
+def test_rows_train_with_what_the_search_chose(harness: ModuleType, name: str, study: str) -> None:
+    """On MOSI a third of the training part was held out, so that fewer epochs are as many steps."""
+    found = json.loads((BENCHMARKS.parent / "results" / "search.json").read_text())
+    benchmark = importlib.import_module(name).BENCHMARK
+    rows = {row.name: row for row in benchmark.rows}
+    for kind, best in found[study]["best"].items():
+        flags = (*benchmark.flags, *rows[kind if name == "meld" else f"{kind}-context"].flags)
+        after = [(flag, flags[place + 1]) for place, flag in enumerate(flags[:-1])]
+        epochs = dict(after)["--epochs"]
+        overrides = [value for flag, value in after if flag == "--set"]
+        settings = resolve_settings("tiny", [*overrides, f"epochs={epochs}"])
+        for key, value in best.items():
+            if key == "epochs" and name == "mosi":
+                value = {6: 4, 8: 6, 12: 9}[value]
+            assert getattr(settings, key) == value, (kind, key)
