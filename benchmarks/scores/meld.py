@@ -44,6 +44,7 @@ SINGLE, WITH_CONTEXT = "egmf", "egmf-context"
 CHOSEN: dict[str, tuple[str, ...]] = {
     "concat": ("--set", "dropout=0.1"),
     "mse-adapter": ("--set", "dropout=0.1", "--set", "modality_noise=0"),
+    "mult": ("--set", "dropout=0.1"),
     "emo-caps": ("--set", "dropout=0.1"),
 }
 """What each variant's search chose (`search.py`) where it is not EGMF's own setting."""

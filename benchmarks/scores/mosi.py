@@ -61,6 +61,7 @@ WITH_TOKENS, TOKENS_AS_TEXT = "egmf-and-tokens-context", "egmf-tokens-as-text-co
 CHOSEN: dict[str, tuple[str, ...]] = {
     "concat": ("--epochs", "9", "--set", "fusion_lr=0.001"),
     "mse-adapter": ("--epochs", "9"),
+    "mult": ("--epochs", "9", "--set", "fusion_lr=0.001"),
     "emo-caps": ("--epochs", "4", "--set", "dropout=0.5", "--set", "fusion_lr=0.001"),
 }
 """What each variant's search chose (`search.py`) where it is not EGMF's own setting.
