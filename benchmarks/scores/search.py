@@ -3,8 +3,8 @@
     python benchmarks/scores/search.py --data DIR --text-encoder DIR [--work DIR]
 
 MELD: on the validation split. MOSI: on the simulated test split that `mosi_baselines.py` makes,
-never on the real one; EGMF's settings had been chosen on it before. The best of each grid is what
-the rows of `meld.py` and `mosi.py` train with. Writes `results/search.md` and `.json`.
+never on the real one. The best of each grid is what the rows of `meld.py` and `mosi.py` train with.
+Writes `results/search.md` and `.json`.
 Protocol: benchmarks/README.md.
 """
 
@@ -53,11 +53,12 @@ class Search:
         return HERE / "studies" / f"{self.study}.yaml"
 
 
+KINDS = ("egmf", *VARIANTS)
 IN_CONTEXT = (*mosi.THREE, *mosi.CONTEXT)
 SEARCHES = (
     Search("meld", ("egmf",), meld.BENCHMARK, meld.DATASET, (), SEEDS[:1]),
     Search("meld_variants", VARIANTS, meld.BENCHMARK, meld.DATASET, (), SEEDS[:1]),
-    Search("mosi", VARIANTS, mosi.BENCHMARK, "mosi_simulated", IN_CONTEXT, SEEDS[:2]),
+    Search("mosi", KINDS, mosi.BENCHMARK, "mosi_simulated", IN_CONTEXT, SEEDS[:2]),
 )
 
 
