@@ -47,22 +47,25 @@ METRICS = {
     "regression": ("mae", "corr", "acc7", "acc2_non0", "f1_non0"),
 }
 COMMON = (
-    *("--select", "last", "--epochs", "6", "--set", "dropout=0.3", "--set", "modality_noise=0"),
-    *("--set", "decision=median", "--set", "eval_batch_size=256"),
+    *("--select", "last", "--epochs", "4", "--set", "fusion_lr=0.001", "--set", "dropout=0.3"),
+    *("--set", "modality_noise=0", "--set", "decision=median", "--set", "eval_batch_size=256"),
 )
 THREE = ("--modalities", "text,audio,visual", "--set", "feature_noise={audio: 3.0, visual: 3.0}")
 FOUR = ("--modalities", "text,audio,visual,tokens", *THREE[2:])
 MINILM = ("--modalities", "audio,visual,tokens", *THREE[2:])
-FIRST = ("--modalities", "text,audio,visual", "--set", "feature_noise={text: 0.95, visual: 3.0}")
+FIRST = (
+    *("--modalities", "text,audio,visual", "--set", "feature_noise={text: 0.95, visual: 3.0}"),
+    *("--epochs", "6", "--set", "fusion_lr=0.002"),
+)
 
 SINGLE, IN_CONTEXT = "egmf", "egmf-context"
 WITH_TOKENS, TOKENS_AS_TEXT = "egmf-and-tokens-context", "egmf-tokens-as-text-context"
 
 CHOSEN: dict[str, tuple[str, ...]] = {
-    "concat": ("--epochs", "9", "--set", "fusion_lr=0.001"),
-    "mse-adapter": ("--epochs", "9"),
-    "mult": ("--epochs", "9", "--set", "fusion_lr=0.001"),
-    "emo-caps": ("--epochs", "4", "--set", "dropout=0.5", "--set", "fusion_lr=0.001"),
+    "concat": ("--epochs", "9"),
+    "mse-adapter": ("--epochs", "9", "--set", "fusion_lr=0.002"),
+    "mult": ("--epochs", "9"),
+    "emo-caps": ("--set", "dropout=0.5"),
 }
 """What each variant's search chose (`search.py`) where it is not EGMF's own setting.
 
