@@ -53,9 +53,10 @@ COMMON = (
 THREE = ("--modalities", "text,audio,visual", "--set", "feature_noise={audio: 3.0, visual: 3.0}")
 FOUR = ("--modalities", "text,audio,visual,tokens", *THREE[2:])
 MINILM = ("--modalities", "audio,visual,tokens", *THREE[2:])
+SECOND = ("--epochs", "6", "--set", "fusion_lr=0.002")
 FIRST = (
     *("--modalities", "text,audio,visual", "--set", "feature_noise={text: 0.95, visual: 3.0}"),
-    *("--epochs", "6", "--set", "fusion_lr=0.002"),
+    *SECOND,
 )
 
 SINGLE, IN_CONTEXT = "egmf", "egmf-context"
@@ -88,6 +89,7 @@ BENCHMARK = Benchmark(
         Row(SINGLE, THREE, against=(LINEAR,)),
         Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, LSTM)),
         Row("first-protocol-context", (*FIRST, *CONTEXT), against=(IN_CONTEXT,)),
+        Row("second-protocol-context", (*THREE, *CONTEXT, *SECOND), against=(IN_CONTEXT,)),
         Row(WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, LSTM)),
         Row(TOKENS_AS_TEXT, (*MINILM, *CONTEXT), against=(IN_CONTEXT, LSTM)),
         Row("concat", (*THREE, *chosen("concat")), against=(SINGLE,)),
