@@ -64,11 +64,11 @@ def changed_since(config: Mapping[str, Any], entry: DatasetEntry, memo: Memo) ->
     if LLM_SHA256 in config and digest_of_llm(config[LLM], memo) != config[LLM_SHA256]:
         found.append(f"the language model {config[LLM]}")
     recorded = config.get(ENTRY_SHA256, {})
-    languages = sorted({each.partition(" ")[2] for each in recorded.get("prompts", {})})
-    now = {
-        **{name: _digest(part) for name, part in _answers_of(entry).items()},
-        "prompts": _digests_of_prompts(entry, languages),
-    }
+    now: dict[str, Any] = {name: _digest(part) for name, part in _answers_of(entry).items()}
+    prompts = recorded.get("prompts")
+    if isinstance(prompts, Mapping):  # one digest of all of them in runs of older versions
+        languages = sorted({each.partition(" ")[2] for each in prompts})
+        now["prompts"] = _digests_of_prompts(entry, languages)
     found += [
         f"the manifest's {part} of {entry.name!r}"
         for part, digest in now.items()

@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from extract.features import list_feature_sets
+from fuse.config import VARIANTS
 from pipeline.metrics import (
     classification_metrics,
     classification_statistics,
@@ -37,7 +38,7 @@ from pipeline.runs import environment
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 SEEDS = (1111, 2222, 3333, 4444, 5555)
-VARIANTS = ("concat", "mse-adapter", "mult", "emo-caps")
+OTHER_FUSIONS = tuple(each for each in VARIANTS if each != "egmf")
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,12 @@ def arguments(description: str) -> ArgumentParser:
     return parser
 
 
-def variant(name: str) -> tuple[str, ...]:
-    """Return the flags of a fusion variant with as many parameters as EGMF's fusion has."""
-    return "--fusion", name, "--set", "match_size=true"
+def variant(name: str, chosen: Mapping[str, tuple[str, ...]] | None = None) -> tuple[str, ...]:
+    """Return the flags of a fusion variant with as many parameters as EGMF's fusion has.
+
+    `chosen` are flags by variant, where a search chose other settings than EGMF's.
+    """
+    return "--fusion", name, "--set", "match_size=true", *(chosen or {}).get(name, ())
 
 
 def command(name: str, *args: str | Path) -> None:

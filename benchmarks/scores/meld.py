@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from harness import (
     HERE,
+    OTHER_FUSIONS,
     SEEDS,
-    VARIANTS,
     Baseline,
     Benchmark,
     Row,
@@ -49,12 +49,6 @@ CHOSEN: dict[str, tuple[str, ...]] = {
 }
 """What each variant's search chose (`search.py`) where it is not EGMF's own setting."""
 
-
-def chosen(name: str) -> tuple[str, ...]:
-    """Return the flags of a variant with the settings that its search chose."""
-    return *variant(name), *CHOSEN.get(name, ())
-
-
 BENCHMARK = Benchmark(
     name="meld",
     dataset=DATASET,
@@ -68,10 +62,15 @@ BENCHMARK = Benchmark(
         Row(SINGLE, (), against=(LOGISTIC, LOGISTIC_TEXT)),
         Row(WITH_CONTEXT, CONTEXT, against=(SINGLE,)),
         *(
-            Row(name, chosen(name), FIVE if name == "concat" else TWO, (SINGLE, LOGISTIC))
-            for name in VARIANTS
+            Row(name, variant(name, CHOSEN), FIVE if name == "concat" else TWO, (SINGLE, LOGISTIC))
+            for name in OTHER_FUSIONS
         ),
-        Row("concat-context", (*CONTEXT, *chosen("concat")), TWO, against=("concat", WITH_CONTEXT)),
+        Row(
+            "concat-context",
+            (*CONTEXT, *variant("concat", CHOSEN)),
+            TWO,
+            against=("concat", WITH_CONTEXT),
+        ),
         *(
             Row(f"no-{part}", ("--ablate", part), TWO, against=(SINGLE,))
             for part in ("local", "semantic", "global", "gate")

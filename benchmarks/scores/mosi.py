@@ -15,8 +15,8 @@ from typing import Any
 
 from harness import (
     HERE,
+    OTHER_FUSIONS,
     SEEDS,
-    VARIANTS,
     Baseline,
     Benchmark,
     Row,
@@ -73,12 +73,6 @@ CHOSEN: dict[str, tuple[str, ...]] = {
 Epochs are fewer than in the search, where a third of the training part was held out.
 """
 
-
-def chosen(name: str) -> tuple[str, ...]:
-    """Return the flags of a variant with the settings that its search chose."""
-    return *variant(name), *CHOSEN.get(name, ())
-
-
 BENCHMARK = Benchmark(
     name="mosi",
     dataset="mosi_light",
@@ -92,29 +86,29 @@ BENCHMARK = Benchmark(
         Row("second-protocol-context", (*THREE, *CONTEXT, *SECOND), against=(IN_CONTEXT,)),
         Row(WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, LSTM)),
         Row(TOKENS_AS_TEXT, (*MINILM, *CONTEXT), against=(IN_CONTEXT, LSTM)),
-        Row("concat", (*THREE, *chosen("concat")), against=(SINGLE,)),
+        Row("concat", (*THREE, *variant("concat", CHOSEN)), against=(SINGLE,)),
         *(
             Row(
                 f"{name}-context",
-                (*THREE, *CONTEXT, *chosen(name)),
+                (*THREE, *CONTEXT, *variant(name, CHOSEN)),
                 FIVE if name == "concat" else TWO,
                 (IN_CONTEXT,),
             )
-            for name in VARIANTS
+            for name in OTHER_FUSIONS
         ),
         Row(
             "concat-and-tokens-context",
-            (*FOUR, *CONTEXT, *chosen("concat")),
+            (*FOUR, *CONTEXT, *variant("concat", CHOSEN)),
             against=(WITH_TOKENS,),
         ),
         Row(
             "concat-tokens-as-text-context",
-            (*MINILM, *CONTEXT, *chosen("concat")),
+            (*MINILM, *CONTEXT, *variant("concat", CHOSEN)),
             against=(TOKENS_AS_TEXT,),
         ),
         Row(
             "emo-caps-pretrained-context",
-            (*THREE, *CONTEXT, *chosen("emo-caps"), "--set", "pretrain_epochs=10"),
+            (*THREE, *CONTEXT, *variant("emo-caps", CHOSEN), "--set", "pretrain_epochs=10"),
             TWO,
             against=("emo-caps-context",),
         ),

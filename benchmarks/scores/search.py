@@ -21,8 +21,8 @@ import mosi_baselines
 import pandas as pd
 from harness import (
     HERE,
+    OTHER_FUSIONS,
     SEEDS,
-    VARIANTS,
     Benchmark,
     command,
     markdown,
@@ -30,6 +30,7 @@ from harness import (
     variant,
 )
 
+from fuse.config import VARIANTS
 from pipeline.searches import read_study
 
 
@@ -53,12 +54,11 @@ class Search:
         return HERE / "studies" / f"{self.study}.yaml"
 
 
-KINDS = ("egmf", *VARIANTS)
 IN_CONTEXT = (*mosi.THREE, *mosi.CONTEXT)
 SEARCHES = (
     Search("meld", ("egmf",), meld.BENCHMARK, meld.DATASET, (), SEEDS[:1]),
-    Search("meld_variants", VARIANTS, meld.BENCHMARK, meld.DATASET, (), SEEDS[:1]),
-    Search("mosi", KINDS, mosi.BENCHMARK, "mosi_simulated", IN_CONTEXT, SEEDS[:2]),
+    Search("meld_variants", OTHER_FUSIONS, meld.BENCHMARK, meld.DATASET, (), SEEDS[:1]),
+    Search("mosi", VARIANTS, mosi.BENCHMARK, "mosi_simulated", IN_CONTEXT, SEEDS[:2]),
 )
 
 
