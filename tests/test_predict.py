@@ -211,6 +211,14 @@ def test_a_language_model_that_is_not_here_is_named(
         open_run(copy, manifest=mini / "mini.yaml")
 
 
+def test_a_run_of_an_older_version_is_opened_whatever_its_prompts(
+    mini: Path, tmp_path: Path
+) -> None:
+    before = yaml.safe_load((run_folder(mini) / "config.yaml").read_text())["entry_sha256"]
+    copy = copy_run(mini, tmp_path, entry_sha256={**before, "prompts": "0" * 64})
+    assert open_run(copy, manifest=mini / "mini.yaml").folder.path == copy
+
+
 def test_a_run_whose_model_or_questions_have_changed_is_not_opened(
     mini: Path, tmp_path: Path
 ) -> None:
