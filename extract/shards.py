@@ -311,11 +311,14 @@ def _image(
             row_bytes = max(1, array[:1].nbytes)
             per_chunk = max(1, min(len(array), _CHUNK_BYTES // row_bytes))
             # An open first axis lets an empty array have chunks, and with them a checksum.
-            file.create_dataset(
+            dataset = file.create_dataset(
                 name,
                 data=array,
                 chunks=(per_chunk, *array.shape[1:]),
                 maxshape=(None, *array.shape[1:]),
                 fletcher32=True,
             )
+            # Where its parts lie is decided when it is closed, which must not wait for the last
+            # reference: a sampling profiler, such as dask's, holds some for a while.
+            dataset.id.close()
     return buffer.getvalue()

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import h5py
@@ -72,6 +73,19 @@ def test_same_features_give_the_same_bytes(tmp_path: Path, counts: list[int]) ->
     assert first == second
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     assert [path.name for path in tmp_path.glob("*.tmp")] == []
+
+
+def test_the_bytes_are_the_same_while_a_profiler_holds_what_it_sees(tmp_path: Path) -> None:
+    ids, features = ["a", "b"], some_features([15, 20])
+    expected, held = write_shard(tmp_path / "a.h5", IDENTITY, ids, features, dim=6), []
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, argument: held.append((frame, argument)))
+    try:
+        found = write_shard(tmp_path / "b.h5", IDENTITY, ids, features, dim=6)
+    finally:
+        sys.setprofile(before)
+    assert held
+    assert found == expected
 
 
 def test_no_flipped_bit_goes_unseen(tmp_path: Path) -> None:
