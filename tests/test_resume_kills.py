@@ -92,21 +92,27 @@ def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
 def test_random_kills_of_the_command(
     toy: Path, toy_llm: Path, monkeypatch: pytest.MonkeyPatch, kills: int
 ) -> None:
-    epochs = kills + 2
+    epochs = 2 * kills + 2  # each attempt may well finish two
     undisturbed, killed = (command(toy, toy_llm, toy / each, epochs) for each in ("one", "two"))
     monkeypatch.setattr(sys, "argv", [])
     run_here(undisturbed)
     folder, done = folder_in(toy / "two"), 0
+    last = json.loads(folder_in(toy / "one").log.read_text().splitlines()[-1])
+    an_epoch = last["seconds"] / epochs
+    to_first_epoch = 0.0
     generator = random.Random(kills)
     for number in range(kills):
+        began = time.monotonic()
         process = start(*killed)
         # Most of a short run is its imports, where a kill shows little: only one falls anywhere.
-        if number != 1:
-            while epochs_done(folder) <= done and process.poll() is None:
-                time.sleep(0.005)
-            time.sleep(generator.uniform(0, 0.3))
+        anywhere = began + generator.uniform(0, to_first_epoch) if number == 1 else float("inf")
+        while epochs_done(folder) <= done and process.poll() is None:
+            if time.monotonic() > anywhere:
+                break
+            time.sleep(0.005)
         else:
-            time.sleep(generator.uniform(0, 8))
+            to_first_epoch = to_first_epoch or time.monotonic() - began
+            time.sleep(generator.uniform(0, an_epoch))
         assert process.poll() is None, "it ended before it could be killed"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
