@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from extract.clock import Clock
 from extract.encoders.base import Encoder, Prepared, Unit
+from extract.errors import is_out_of_memory
 from extract.shards import Features
-
-_OUT_OF_MEMORY = ("out of memory", "alloc_failed", "can't allocate memory")  # CUDA, cuBLAS, CPU
 
 
 class Batches:
@@ -104,7 +103,7 @@ class Batches:
                 results += self._encoder.encode(units[len(results) : len(results) + size])
                 continue
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if size == 1:
                     results.append(error.with_traceback(None))  # which would hold the memory
@@ -113,10 +112,3 @@ class Batches:
             self._fits[shape] = -(-size // 2)
             self.halvings += 1
         return results
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    said = str(error).lower()
-    return type(error).__name__ == "OutOfMemoryError" or any(
-        part in said for part in _OUT_OF_MEMORY
-    )

@@ -27,6 +27,9 @@ SETTINGS = "settings"
 _NAMED = 3
 _DIGESTS = ".digests.json"
 RECORDED_LATER = (ENTRY_SHA256, LLM_SHA256)
+_HOW = {"max_batch_tokens", "gradient_checkpointing", "eval_batch_size", "log_to"}
+"""Settings that say how a run is computed and not what: losses and answers agree to rounding, and
+to the draws of dropout. A run that met too little memory goes on with others."""
 
 
 def identity_of(llm: Llm, corpus: Corpus, runs: Path) -> dict[str, Any]:
@@ -118,8 +121,12 @@ def comparable(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _whole(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the settings that an older version did not have: their defaults do what it did."""
-    return {**TrainSettings().model_dump(mode="json"), **settings}
+    """Return the settings that tell what is computed.
+
+    Those that an older version did not have are added: their defaults do what it did.
+    """
+    whole = {**TrainSettings().model_dump(mode="json"), **settings}
+    return {name: value for name, value in whole.items() if name not in _HOW}
 
 
 def _digests_of_entry(corpus: Corpus) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from extract.errors import is_out_of_memory
 from extract.files import publish_json
 from generate.errors import first_line
 from pipeline.choices import choose
@@ -31,7 +30,6 @@ from pipeline.searches import shown
 from pipeline.sources import Corpus
 
 TRIAL_FILE = "trial.json"
-_FAILURES = (DivergenceError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,13 @@ def run_trial(
         return _end(folder, Trial(number, choices, None, first_line(error), 0.0, 0))
     try:
         done = [_train(chosen, seed, folder / f"seed-{seed}", bench) for seed in request.seeds]
-    except _FAILURES as error:
+    except (DivergenceError, RuntimeError, MemoryError) as error:
+        diverged = isinstance(error, DivergenceError)
+        if not diverged and not is_out_of_memory(error):
+            raise
         trial = _end(folder, Trial(number, choices, None, first_line(error), _spent(folder), 0))
         # All processes diverge at one step, but memory and pre-training are the first one's own.
-        together = isinstance(error, DivergenceError) and not chosen.settings.pretrain_epochs
+        together = diverged and not chosen.settings.pretrain_epochs
         if this_process().count > 1 and not together:
             raise PipelineError(
                 f"{folder}: failed: {trial.reason}; the other processes may be in the midst of a "

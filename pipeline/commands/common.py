@@ -18,12 +18,14 @@ from typing import Annotated, Any
 
 import typer
 
+from extract.errors import is_out_of_memory
 from pipeline.errors import USER_ERRORS
 
 EXIT_USER_ERROR = 1
 EXIT_SET_ASIDE = 3
 EXIT_INTERRUPTED = 130
 LINE_SECONDS = 10.0
+_REASON_LENGTH = 200  # of what torch says when memory runs out, which goes on for a paragraph
 _PATH_TROUBLE = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -56,18 +58,24 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors and results o
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
-def run_command(command: Callable[..., None], *, to_go_on: str = "run the same command") -> None:
+def run_command(
+    command: Callable[..., None],
+    *,
+    to_go_on: str = "run the same command",
+    in_less_memory: str = "close what else uses that memory, or use --device cpu",
+) -> None:
     """Run one typer command as a console script; never returns.
 
-    Errors of `USER_ERRORS`, and a disk that is full or a place that cannot be written, become
-    `error: ...` on standard error and exit code 1.
+    Errors of `USER_ERRORS`, a disk that is full, a place that cannot be written, and too little
+    memory become `error: ...` on standard error and exit code 1.
 
     Args:
         command: What the script does.
         to_go_on: What to do to go on after Ctrl-C.
+        in_less_memory: What to do where memory does not suffice.
     """
     app = _app()
-    app.command()(_guarded(command, to_go_on))
+    app.command()(_guarded(command, to_go_on, in_less_memory))
     app()
 
 
@@ -94,7 +102,9 @@ def _app() -> typer.Typer:
 
 
 def _guarded(
-    command: Callable[..., None], to_go_on: str = "run the same command"
+    command: Callable[..., None],
+    to_go_on: str = "run the same command",
+    in_less_memory: str = "close what else uses that memory",
 ) -> Callable[..., None]:
     """Turn what a user can mend into one line and an exit code."""
 
@@ -112,6 +122,12 @@ def _guarded(
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             remedy = "free some space" if full else "check the path and its permissions"
             note(f"error: {where}: {os.strerror(error.errno).lower()}; {remedy} and run again")
+            raise typer.Exit(EXIT_USER_ERROR) from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            said = " ".join(str(error).split())[:_REASON_LENGTH]
+            note(f"error: out of memory ({said or 'nothing is left'}); {in_less_memory}")
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
             note(f"stopped; to go on, {to_go_on}")

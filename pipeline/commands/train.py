@@ -355,7 +355,12 @@ def _show_studies(studies: list[Study], *, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command."""
-    run_command(train, to_go_on="run the same command with --resume")
+    run_command(
+        train,
+        to_go_on="run the same command with --resume",
+        in_less_memory="go on with --resume and --set max_batch_tokens=4096 (or half of what it "
+        "is), gradient_checkpointing=true or eval_batch_size=16; or use a smaller --llm",
+    )
 
 
 if __name__ == "__main__":
