@@ -47,12 +47,13 @@ METRICS = {
     "regression": ("mae", "corr", "acc7", "acc2_non0", "f1_non0"),
 }
 COMMON = (
-    *("--select", "last", "--epochs", "4", "--set", "fusion_lr=0.001", "--set", "dropout=0.3"),
+    *("--select", "last", "--epochs", "11", "--set", "fusion_lr=0.001", "--set", "dropout=0.3"),
     *("--set", "modality_noise=0", "--set", "decision=median", "--set", "eval_batch_size=256"),
 )
 THREE = ("--modalities", "text,audio,visual", "--set", "feature_noise={audio: 3.0, visual: 3.0}")
 FOUR = ("--modalities", "text,audio,visual,tokens", *THREE[2:])
 MINILM = ("--modalities", "audio,visual,tokens", *THREE[2:])
+THIRD = ("--epochs", "4")
 SECOND = ("--epochs", "6", "--set", "fusion_lr=0.002")
 FIRST = (
     *("--modalities", "text,audio,visual", "--set", "feature_noise={text: 0.95, visual: 3.0}"),
@@ -63,10 +64,7 @@ SINGLE, IN_CONTEXT = "egmf", "egmf-context"
 WITH_TOKENS, TOKENS_AS_TEXT = "egmf-and-tokens-context", "egmf-tokens-as-text-context"
 
 CHOSEN: dict[str, tuple[str, ...]] = {
-    "concat": ("--epochs", "9"),
-    "mse-adapter": ("--epochs", "9", "--set", "fusion_lr=0.002"),
-    "mult": ("--epochs", "9"),
-    "emo-caps": ("--set", "dropout=0.5"),
+    "concat": ("--set", "fusion_lr=0.002"),
 }
 """What each variant's search chose (`search.py`) where it is not EGMF's own setting.
 
@@ -84,6 +82,7 @@ BENCHMARK = Benchmark(
         Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, LSTM)),
         Row("first-protocol-context", (*FIRST, *CONTEXT), against=(IN_CONTEXT,)),
         Row("second-protocol-context", (*THREE, *CONTEXT, *SECOND), against=(IN_CONTEXT,)),
+        Row("third-protocol-context", (*THREE, *CONTEXT, *THIRD), against=(IN_CONTEXT,)),
         Row(WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, LSTM)),
         Row(TOKENS_AS_TEXT, (*MINILM, *CONTEXT), against=(IN_CONTEXT, LSTM)),
         Row("concat", (*THREE, *variant("concat", CHOSEN)), against=(SINGLE,)),
@@ -108,6 +107,7 @@ BENCHMARK = Benchmark(
         Row(
             "emo-caps-pretrained-context",
             (*THREE, *CONTEXT, *variant("emo-caps", CHOSEN), "--set", "pretrain_epochs=10"),
+            TWO,
             against=("emo-caps-context",),
         ),
         *(
