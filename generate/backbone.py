@@ -129,13 +129,17 @@ def load_backbone(
         GenerateError: there is no such model, the hub cannot be reached, or four bits are wanted
             where they cannot be had, or the model cannot be cut.
     """
-    quantised = _four_bits(device, dtype) if load_in_4bit else {}
+    options = _four_bits(device, dtype) if load_in_4bit else {}
+    if device.type == "cuda" and peers is None:
+        options["device_map"] = {"": device}  # not by way of the machine's own memory
     # Loading bars of a library in the middle of our own are noise.
     transformers_logging.disable_progress_bar()
     check_directory(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = _load(source, dtype=dtype, **quantised)
+        model = _load(source, dtype=dtype, **options)
+    except torch.OutOfMemoryError:  # no fault of the model's files
+        raise
     except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise GenerateError(
             f"cannot load a language model from {source}: {_reason(error)}; give a directory "
@@ -184,7 +188,7 @@ def _four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": config, "device_map": {"": device}}
+    return {"quantization_config": config}
 
 
 def _on(model: Any, device: torch.device) -> Any:
@@ -239,7 +243,10 @@ def _with_adapter(model: Any, folder: Path) -> Any:
         GenerateError: its files are damaged or fit another model.
     """
     try:
-        return PeftModel.from_pretrained(model, str(folder))
+        # Left to itself, peft reads onto the first GPU, whichever one the model is on.
+        return PeftModel.from_pretrained(model, str(folder), torch_device=str(model.device))
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # peft, safetensors and torch each raise their own
         raise GenerateError(
             f"{folder}: the adapter cannot be loaded: {_reason(error)}; train the run again "

@@ -29,6 +29,7 @@ from generate.sharding import Sharding
 
 LOGITS_BYTES = 1 << 28
 """Logits of answer trees that exist at a time, outside training."""
+_ROWS_AT_ONCE = 1 << 14
 _Item = TypeVar("_Item")
 
 
@@ -382,7 +383,10 @@ def _embedding_rms(embedding: nn.Module) -> float:
 
 
 def _rms(values: Tensor) -> float:
-    return float(values.float().square().mean().sqrt())
+    """Return the root mean square of a matrix, of a few rows at a time: a copy may not fit."""
+    parts = torch.split(values, _ROWS_AT_ONCE)
+    squares = [part.float().square().mean() * (len(part) / len(values)) for part in parts]
+    return float(torch.stack(squares).sum().sqrt())
 
 
 def _cut(items: list[_Item], size: int) -> list[list[_Item]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from extract.errors import is_out_of_memory
+from generate.errors import first_line
 from pipeline.distributed import join, launched
 from pipeline.errors import PipelineError
 
@@ -14,7 +16,7 @@ def choose_device(name: str | None) -> torch.device:
     Where several processes train together, each gets a GPU of its own, or all use the processor.
 
     Raises:
-        PipelineError: there is no such device on this machine.
+        PipelineError: there is no such device on this machine, or it cannot be used now.
     """
     if launched():
         return join(cpu=name == "cpu")
@@ -23,8 +25,11 @@ def choose_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
+    except (RuntimeError, AssertionError) as error:  # which one depends on how torch was built
+        if is_out_of_memory(error):
+            raise
         raise PipelineError(
-            f"--device {name}: this machine has no such device; use --device cpu"
+            f"--device {name}: no such device here, or none to be had now "
+            f"({first_line(error)}); use --device cpu"
         ) from None
     return device

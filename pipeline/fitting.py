@@ -40,21 +40,15 @@ class Material:
 
 @dataclass(frozen=True)
 class Assembly:
-    """A fresh model and the datasets it is to be trained on, as read and as the cache has them."""
+    """A fresh model and the datasets it is to be trained on, as read and as the cache has them.
+
+    `parameters` counts the model's, those that train, and the fusion's among them.
+    """
 
     model: Egmf
     parts: tuple[Part, ...]
     corpora: tuple[Corpus, ...]
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """Count the parameters, those that train, and the fusion's among them."""
-        every = list(self.model.parameters())
-        return {
-            "trainable": sum(p.numel() for p in every if p.requires_grad),
-            "total": sum(p.numel() for p in every),
-            "fusion": sum(p.numel() for p in self.model.fusion.parameters()),
-        }
+    parameters: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,18 @@ def assemble(request: Request, materials: Sequence[Material], seed: int, bench: 
         )
         for each, own in zip(materials, outputs, strict=True)
     )
-    return Assembly(model, tuple(parts), tuple(each.corpus for each in materials))
+    corpora = tuple(each.corpus for each in materials)
+    return Assembly(model, tuple(parts), corpora, _count_parameters(model))
+
+
+def _count_parameters(model: Egmf) -> dict[str, int]:
+    every = list(model.parameters())
+    return {
+        "trainable": sum(p.numel() for p in every if p.requires_grad),
+        # Two quantised weights share a byte, and bytes are what is counted there.
+        "total": sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in every),
+        "fusion": sum(p.numel() for p in model.fusion.parameters()),
+    }
 
 
 def fit(

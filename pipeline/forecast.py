@@ -1,9 +1,10 @@
 """What training will take, told before it starts: memory and time, from one step tried out.
 
 Memory is what the parameters need, a gradient and AdamW's two moments for each that trains, and
-what the step keeps for its gradient, counted as autograd keeps it, so that it holds for any model
-and device. What a device needs beside that (its libraries, fragments, optimizer temporaries) is
-not in it: say "about".
+what the step keeps for its gradient. A GPU tells the most that was in use; elsewhere it is counted
+as autograd keeps it, which misses what gradient checkpointing keeps: say "at least" there. What a
+device needs beside that (its libraries, fragments, optimizer temporaries) is not in it: say
+"about".
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import ref
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -31,16 +33,18 @@ _BRIEF = 1.0
 
 @dataclass(frozen=True)
 class Forecast:
-    """Memory in bytes, and seconds that a training step takes."""
+    """Memory in bytes, at least so much where not `whole`, and seconds that a step takes."""
 
     memory: int
     step_seconds: float
+    whole: bool = True
 
     def line(self, steps: int) -> str:
         """Say what an epoch of `steps` steps takes."""
         seconds = self.step_seconds * steps
         duration = f"{seconds / 60:,.0f} min" if seconds >= 120 else f"{max(seconds, 1):.0f} s"
-        return f"about {self.memory / 2**30:.2g} GiB, and {duration} an epoch without validation"
+        bound = "about" if self.whole else "at least"
+        return f"{bound} {self.memory / 2**30:.2g} GiB, and {duration} an epoch without validation"
 
 
 def forecast(model: Egmf, parts: Sequence[Part], settings: TrainSettings, seed: int) -> Forecast:
@@ -67,21 +71,33 @@ def forecast(model: Egmf, parts: Sequence[Part], settings: TrainSettings, seed: 
         return time.monotonic() - started
 
     parameters = trainable(model)
+    moments = 2 * sum(each.numel() * each.element_size() for each in parameters)
     model.train()
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        seconds = attempt()
+        if this_process().broadcast(seconds < _BRIEF):
+            seconds = attempt()
+        return Forecast(torch.cuda.max_memory_allocated(model.device) + moments, seconds)
     with saved_tensors_hooks(kept.keep, _Token.tensor_of):
         seconds = attempt()
     if this_process().broadcast(seconds < _BRIEF):
         seconds = attempt()
     fixed = sum(held(each).numel() * each.element_size() for each in model.parameters())
-    moving = 3 * sum(each.numel() * each.element_size() for each in parameters)
-    return Forecast(fixed + moving + kept.most, seconds)
+    gradient = moments // 2
+    whole = not settings.gradient_checkpointing
+    return Forecast(fixed + gradient + moments + kept.most, seconds, whole)
 
 
 class _Token:
-    """Stands for a tensor that autograd keeps; gone as soon as autograd lets go of it."""
+    """Stands for a tensor that autograd keeps; gone as soon as autograd lets go of it.
+
+    Detached, for the tensor itself would hold the graph that holds this: a step that breaks off,
+    such as for lack of memory, would then never be let go of.
+    """
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        self.tensor = tensor.detach()
 
     def tensor_of(self) -> Tensor:
         """Return the tensor."""

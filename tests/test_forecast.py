@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.errors import PipelineError
@@ -19,6 +20,8 @@ from pipeline.settings import TrainSettings
 from pipeline.trackers import scalars_of, tracking
 from tests.helpers_toy import no_progress, toy_features, toy_table, write_feature_set
 from tests.test_training import Killed, request, run, settings_of
+
+ADAPTER = "adapter_model.safetensors"
 
 
 def test_what_autograd_keeps_is_counted_once_and_given_back() -> None:
@@ -33,6 +36,22 @@ def test_what_autograd_keeps_is_counted_once_and_given_back() -> None:
     del loss
     assert kept.now() == 0
     assert kept.most == 3200
+
+
+def test_a_step_that_breaks_off_is_let_go_of() -> None:
+    """As one does for which memory runs out before its backward pass."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Softmax(dim=1))
+    kept: Any = _Kept(model)  # type: ignore[arg-type]
+
+    def step() -> None:
+        model(torch.ones(100, 8))
+        raise torch.OutOfMemoryError
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(kept.keep, _Token.tensor_of)
+    with hooks, pytest.raises(torch.OutOfMemoryError):
+        step()
+    assert kept.most > 0
+    assert kept.now() == 0
 
 
 def test_an_interrupt_amid_the_backward_pass_is_not_lost() -> None:
@@ -54,6 +73,7 @@ def test_the_line() -> None:
     line = Forecast(3 * 2**30, 0.5).line(100)
     assert line == "about 3 GiB, and 50 s an epoch without validation"
     assert "about 0.25 GiB, and 8 min" in Forecast(2**28, 5.0).line(100)
+    assert Forecast(2**30, 5.0, whole=False).line(100).startswith("at least 1 GiB, and 8 min")
 
 
 def test_training_says_what_it_will_take_and_is_not_changed_by_it(
@@ -65,6 +85,10 @@ def test_training_says_what_it_will_take_and_is_not_changed_by_it(
     (line,) = [each for each in said if "parameters train" in each]
     assert "on 64 utterances of toy (text, audio, visual); about 0.0" in line
     assert line.endswith("s an epoch without validation")
+    counted = folder.read_result()["parameters"]
+    assert f"{counted['trainable']:,} of {counted['total']:,} parameters train" in line
+    adapter = sum(each.numel() for each in load_file(folder.best / ADAPTER).values())
+    assert counted["trainable"] == counted["fusion"] + adapter
     plain = Forecast(0, 0.0)
     monkeypatch.setattr("pipeline.fitting.forecast", lambda *_: plain)
     other = run(request(toy, toy_llm, settings=settings_of(epochs=1), experiment="untold"))
