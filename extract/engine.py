@@ -12,18 +12,18 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extract.errors import ExtractError
+from extract.errors import ExtractError, is_out_of_memory
 from extract.jobs import Job, ShardReport
 from extract.worker import encode_shard
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _TOPIC = "egmf-rows"
 _TASKS_A_WORKER = 2  # one runs, one waits, so that a worker is never idle between shards
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg")  # the second one is Windows' own, for Linux in it
 _CPU_THREADS = 1  # that reads ahead; the encoder needs the core too
 _MOST_THREADS = 16
 _ANSWER_SECONDS = 20  # a scheduler that has not answered by then is not there
@@ -63,11 +64,12 @@ def find_device(wanted: str | None) -> tuple[str, int]:
     Raises:
         ExtractError: `cuda` is wanted and there is none.
     """
-    if wanted == "cpu" or (wanted is None and not Path("/dev/nvidiactl").exists()):
+    if wanted == "cpu" or (wanted is None and not any(map(os.path.exists, _GPU_DRIVERS))):
         return "cpu", 1
     import torch
 
-    count = torch.cuda.device_count()
+    # A driver may count GPUs that this torch cannot use.
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0 and wanted is not None:
         raise ExtractError(f"device {wanted!r}: this machine has no such device; use --device cpu")
     return ("cuda", count) if count else ("cpu", 1)
@@ -86,10 +88,46 @@ def find_workers(device: str | None, workers: int | None) -> tuple[str, int, int
     kind, devices = find_device(device)
     cores = len(os.sched_getaffinity(0))
     count = workers or (cores if kind == "cpu" else devices)
-    threads = _CPU_THREADS
-    if kind != "cpu":
-        threads = min(_MOST_THREADS, max(_CPU_THREADS, cores // count))
-    return kind, count, threads
+    return kind, count, _threads_for(kind, cores, count)
+
+
+def _threads_for(kind: str, cores: int, workers: int) -> int:
+    if kind == "cpu":
+        return _CPU_THREADS
+    return min(_MOST_THREADS, max(_CPU_THREADS, cores // workers))
+
+
+def find_there(client: Client, wanted: str | None) -> tuple[str, int]:
+    """Return the device that every worker of a running cluster has, and threads that read ahead.
+
+    What this machine has is no matter then. A worker sees the GPU that it was bound to as its
+    first.
+
+    Raises:
+        ExtractError: a worker has no such device, or some have a GPU and others none.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    on_host = Counter(each["host"] for each in workers.values())
+    try:
+        found = client.run(_look_around, wanted)
+    except ExtractError as error:
+        raise ExtractError(f"a worker of this scheduler: {error}") from error
+    threads = min(
+        _threads_for(kind, cores, on_host[workers[address]["host"]])
+        for address, (kind, cores) in found.items()
+    )
+    kinds = {kind for kind, _ in found.values()}
+    if len(kinds) > 1:
+        raise ExtractError(
+            "some workers of this scheduler have a GPU and others none, and features differ by "
+            "device; leave some out, or use --device cpu"
+        )
+    return "cuda:0" if kinds == {"cuda"} else "cpu", threads
+
+
+def _look_around(wanted: str | None) -> tuple[str, int]:
+    """Return a worker's kind of device and its machine's cores."""
+    return find_device(wanted)[0], len(os.sched_getaffinity(0))
 
 
 class Cluster:
@@ -116,12 +154,13 @@ class Cluster:
             ExtractError: the workers do not start, or nothing answers at the scheduler's address.
         """
         if self._client is None:
-            self.device, workers, self.threads = find_workers(self._wanted_device, self._workers)
-            self._client = self._stack.enter_context(
-                _remote_client(self._scheduler)
-                if self._scheduler
-                else _local_client(min(workers, jobs))
-            )
+            wanted = self._wanted_device
+            if self._scheduler:
+                self._client = self._stack.enter_context(_remote_client(self._scheduler))
+                self.device, self.threads = find_there(self._client, wanted)
+            else:
+                self.device, workers, self.threads = find_workers(wanted, self._workers)
+                self._client = self._stack.enter_context(_local_client(min(workers, jobs)))
         return self._client
 
     def dashboard(self) -> str | None:
@@ -283,7 +322,10 @@ def _cause(error: BaseException, job: Job) -> str:
 
 
 def _task(job: Job) -> ShardReport:
-    """Run one job in a worker, on the worker's own device."""
+    """Run one job in a worker, on the worker's own device.
+
+    A GPU that has failed stays so for its process, which ends: another one takes its place.
+    """
     from distributed import get_worker
 
     worker = get_worker()
@@ -301,7 +343,13 @@ def _task(job: Job) -> ShardReport:
             key = [job.identity.modality, job.shard.number, count]
             worker.loop.add_callback(worker.log_event, _TOPIC, key)
 
-    return encode_shard(job, on_row)
+    try:
+        return encode_shard(job, on_row)
+    except RuntimeError as error:
+        if type(error).__name__ != "AcceleratorError" or is_out_of_memory(error):
+            raise
+        print(f"{job.name()}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 class _RowCounter:

@@ -156,6 +156,8 @@ def _encoder(job: Job) -> Encoder:
 
         # One thread a worker, whatever their number: sums are then always added in one order.
         torch.set_num_threads(1)
+        # Single precision means that, also in a GPU's convolutions.
+        torch.backends.cudnn.allow_tf32 = False
         _loaded[key] = load_encoder(job.info, job.device)
     return _loaded[key]
 

@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
 import pytest
 
 from extract import batches, decoding, engine, files, worker
-from extract.engine import Cluster, find_device, run_jobs
+from extract.engine import Cluster, find_device, find_there, run_jobs
 from extract.errors import ExtractError
 from extract.files import remove_stale
 from extract.first_failures import FirstFailures
@@ -198,6 +200,36 @@ def test_clips_that_kill_or_hold_up_their_decoder_are_set_aside(
             assert len(ours.read(row).value) > 0
 
 
+def fail_as_a_gpu_does(marker: Path) -> None:
+    """Fail for good in this process, unless another one has before."""
+    if marker.exists():
+        return
+
+    def encode(*_: object) -> None:
+        import torch
+
+        marker.touch()
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    engine.encode_shard = encode  # type: ignore[assignment]
+
+
+def test_a_gpu_that_has_failed_costs_its_process(
+    undisturbed: tuple, place: Path, tmp_path: Path
+) -> None:
+    todo = jobs(place, tmp_path / "cache")[:4]
+    reports: list[ShardReport] = []
+    with Cluster("cpu", 1, None) as cluster:
+        client = cluster.start(len(todo))
+        register(client, partial(fail_as_a_gpu_does, tmp_path / "failed"))
+        assert run_jobs(client, todo, on_rows=lambda _: None, on_shard=reports.append) == []
+    assert (tmp_path / "failed").exists()
+    assert len({report.pid for report in reports}) == 1
+    folder, _ = audio_folder(tmp_path / "cache", place / "whisper" / "whisper.pt")
+    expected = shard_bytes(undisturbed[0])
+    assert shard_bytes(folder) == {name: expected[name] for name in list(expected)[:4]}
+
+
 def test_a_shard_that_kills_its_worker_twice_is_named(place: Path, tmp_path: Path) -> None:
     todo = jobs(place, tmp_path / "cache")[2:3]
     with Cluster("cpu", 1, None) as cluster:
@@ -347,6 +379,29 @@ def test_a_device_that_is_not_there_is_named() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ExtractError, match="no such device; use --device cpu"):
             find_device("cuda")
+
+
+class Elsewhere:
+    """A client of two workers on one machine of eight cores, with these devices."""
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": {f"tcp://h:{port}": {"host": "h"} for port in range(len(self.kinds))}}
+
+    def run(self, look: object, wanted: str | None) -> dict[str, tuple[str, int]]:
+        return {f"tcp://h:{port}": (kind, 8) for port, kind in enumerate(self.kinds)}
+
+
+def test_the_workers_machines_have_the_devices_not_this_one() -> None:
+    client: Any = Elsewhere("cuda", "cuda")
+    assert find_there(client, None) == ("cuda:0", 4)
+    client = Elsewhere("cpu", "cpu")
+    assert find_there(client, None) == ("cpu", 1)
+    client = Elsewhere("cuda", "cpu")
+    with pytest.raises(ExtractError, match="some workers of this scheduler have a GPU and others"):
+        find_there(client, None)
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from extract.engine import Cluster, run_jobs
+from extract.errors import ExtractError
 from extract.worker import encode_shard
 from tests.helpers_extract import audio_folder, audio_jobs, list_corpus, make_model, write_corpus
 
@@ -89,3 +90,12 @@ def address(tmp_path: Path) -> Iterator[str]:
 def test_a_scheduler_elsewhere(place: Path, reference: dict[str, str], address: str) -> None:
     with Cluster("cpu", None, address) as cluster:
         assert digests(place, "elsewhere", cluster) == reference
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
+def test_a_gpu_that_workers_elsewhere_lack_is_named(address: str) -> None:
+    with (
+        Cluster("cuda", None, address) as cluster,
+        pytest.raises(ExtractError, match="a worker of this scheduler: device 'cuda': this mach"),
+    ):
+        cluster.start(1)

@@ -33,6 +33,8 @@ from pipeline.commands.options import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.extraction_plan import Request as ExtractionRequest
     from pipeline.runs import RunFolder
     from pipeline.study import Study
@@ -236,7 +238,7 @@ def train(
                 specs=features,
                 modalities=chosen,
             )
-            _extract(wanted, quiet)
+            _extract(wanted, where, quiet)
         return Request(
             source=Source(
                 dataset=name,
@@ -299,13 +301,13 @@ def _cached_datasets(cache: Path) -> list[str]:
     return [name for name in found if name != "demo"] or found
 
 
-def _extract(request: ExtractionRequest, quiet: bool) -> None:
+def _extract(request: ExtractionRequest, device: torch.device, quiet: bool) -> None:
     """Extract what is missing; what is there already costs a look at the plan."""
     from extract.engine import Cluster
     from pipeline.errors import PipelineError
     from pipeline.extraction import extract
 
-    with Cluster(None, None, None) as cluster:
+    with Cluster("cuda" if device.type == "cuda" else "cpu", None, None) as cluster:
         summary = extract(request, cluster, console_for(quiet=quiet))
     if summary.failures:
         raise PipelineError("; ".join(summary.failures) + "; run the same command again")
