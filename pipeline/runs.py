@@ -235,6 +235,9 @@ def prepare(folder: RunFolder, config: Mapping[str, Any], *, resume: bool, fresh
 
 def environment() -> dict[str, Any]:
     """Return the versions and the machine that a run's numbers depend on."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     versions = {}
     for name in LIBRARIES:
         try:
@@ -246,6 +249,8 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(each) for each in range(count)],
+        "cuda": torch.version.cuda,
         "libraries": versions,
     }
 

@@ -59,8 +59,8 @@ class TrainSettings(BaseModel):
         lora_dropout: Dropout before LoRA.
         gradient_checkpointing: Compute the language model's layers again for the gradient instead
             of keeping what they came to: less memory, about a third more time.
-        dtype: Precision of the frozen weights; "auto" is bfloat16 on a GPU and float32 elsewhere.
-            What is trained is always float32.
+        dtype: Precision of the frozen weights; "auto", the one setting that is stored as it is, is
+            bfloat16 on a GPU and float32 elsewhere. What is trained is always float32.
         load_in_4bit: Quantise the frozen weights to four bits (NF4, QLoRA, arXiv 2305.14314); needs
             an NVIDIA GPU and bitsandbytes.
         shard_llm: Cut the frozen weights over the processes that train together (FSDP2): each keeps
