@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,35 @@ MANIFEST = HERE / "manifests" / "emodb.yaml"
 FUNCTIONALS, FRAMES, LARGE = (
     f"opensmile:{name}" for name in ("eGeMAPSv02", "eGeMAPSv02/lld", "ComParE_2016")
 )
-SVMS = {FUNCTIONALS: "RBF SVM, eGeMAPS", LARGE: "RBF SVM, ComParE"}
-BALANCED = ", balanced"
-"""Ends the name of a baseline whose classes weigh as in EGMF's training."""
+TITLES = {FUNCTIONALS: "eGeMAPS", LARGE: "ComParE"}
+
+
+@dataclass(frozen=True)
+class Svm:
+    """A support vector machine on a feature set; balanced classes weigh as in EGMF's training."""
+
+    spec: str
+    kernel: str
+    balanced: bool
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        weights = ", balanced" if self.balanced else ""
+        kernel = "RBF" if self.kernel == "rbf" else self.kernel
+        return f"{kernel} SVM, {TITLES[self.spec]}{weights}"
+
+
+SVMS = tuple(
+    Svm(spec, kernel, balanced)
+    for spec in TITLES
+    for kernel, balanced in (("rbf", False), ("rbf", True), ("linear", True))
+)
 
 
 def against(spec: str) -> tuple[str, ...]:
     """Return the baselines on a feature set."""
-    return SVMS[spec], SVMS[spec] + BALANCED
+    return tuple(each.name for each in SVMS if each.spec == spec)
 
 
 COMMON = (
@@ -88,9 +110,7 @@ def main() -> None:
     prepare(options)
     train(BENCHMARK, options)
     table = pd.read_parquet(options.work / "cache" / DATASET / "utterances.parquet")
-    baselines = [
-        svm(table, feature_set(options, spec), name) for spec in SVMS for name in against(spec)
-    ]
+    baselines = [predict(each, table, feature_set(options, each.spec)) for each in SVMS]
     found, text = score_rows(BENCHMARK, baselines, options)
     speakers = by_speaker(table.set_index("id"), baselines, options)
     shown = pd.DataFrame(speakers).map(
@@ -117,16 +137,16 @@ def prepare(options: Namespace) -> None:
     )
 
 
-def svm(table: pd.DataFrame, features: FeatureSet, name: str) -> Baseline:
-    """Predict each speaker by an RBF SVM of the others, scikit-learn's C and gamma."""
+def predict(svm: Svm, table: pd.DataFrame, features: FeatureSet) -> Baseline:
+    """Predict each speaker by an SVM of the others, scikit-learn's C and gamma."""
     reader = features.reader()
     x = np.stack([reader.value(each)[0] for each in table["id"]]).astype(np.float64)
-    weights = "balanced" if name.endswith(BALANCED) else None
-    model = make_pipeline(StandardScaler(), SVC(class_weight=weights))
+    weights = "balanced" if svm.balanced else None
+    model = make_pipeline(StandardScaler(), SVC(kernel=svm.kernel, class_weight=weights))
     found = cross_val_predict(
         model, x, table["label"], groups=table["speaker"], cv=LeaveOneGroupOut()
     )
-    return Baseline(name, {"classification": [dict(zip(table["id"], found, strict=True))]})
+    return Baseline(svm.name, {"classification": [dict(zip(table["id"], found, strict=True))]})
 
 
 def by_speaker(

@@ -10,6 +10,7 @@ chosen on held-out rows: benchmarks/README.md.
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,18 @@ from harness import (
     Row,
     arguments,
     command,
+    mean_features,
     train,
     variant,
     write_results,
 )
 from mosi_baselines import (
     EPOCHS,
+    EPOCHS_AGAIN,
     STRENGTHS,
+    Archive,
     Floats,
+    Rows,
     bi_lstm,
     linear,
     read_archive,
@@ -38,6 +43,8 @@ from mosi_baselines import (
 
 MANIFEST = HERE / "manifests" / "mosi.yaml"
 LINEAR, LSTM = "logistic regression / ridge", "bi-LSTM in context"
+LSTM_AGAIN = "bi-LSTM in context, 5 epochs"
+TOKENS = ", means of MiniLM's tokens"
 LABELS = ("negative", "positive")
 CONTEXT = ("--context", "10", "--context-after", "10")
 TWO = SEEDS[:2]
@@ -79,12 +86,22 @@ BENCHMARK = Benchmark(
     metrics=METRICS,
     rows=(
         Row(SINGLE, THREE, against=(LINEAR,)),
-        Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, LSTM)),
+        Row(IN_CONTEXT, (*THREE, *CONTEXT), against=(SINGLE, LINEAR, LSTM, LSTM_AGAIN)),
         Row("first-protocol-context", (*FIRST, *CONTEXT), against=(IN_CONTEXT,)),
         Row("second-protocol-context", (*THREE, *CONTEXT, *SECOND), against=(IN_CONTEXT,)),
         Row("third-protocol-context", (*THREE, *CONTEXT, *THIRD), against=(IN_CONTEXT,)),
-        Row(WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, LSTM)),
-        Row(TOKENS_AS_TEXT, (*MINILM, *CONTEXT), against=(IN_CONTEXT, LSTM)),
+        Row("third-protocol-and-tokens-context", (*FOUR, *CONTEXT, *THIRD), against=(WITH_TOKENS,)),
+        Row(
+            "third-protocol-tokens-as-text-context",
+            (*MINILM, *CONTEXT, *THIRD),
+            against=(TOKENS_AS_TEXT, LINEAR + TOKENS, LSTM + TOKENS),
+        ),
+        Row(WITH_TOKENS, (*FOUR, *CONTEXT), against=(IN_CONTEXT, LINEAR + TOKENS, LSTM + TOKENS)),
+        Row(
+            TOKENS_AS_TEXT,
+            (*MINILM, *CONTEXT),
+            against=(IN_CONTEXT, LINEAR + TOKENS, LSTM + TOKENS),
+        ),
         Row("concat", (*THREE, *variant("concat", CHOSEN)), against=(SINGLE,)),
         *(
             Row(
@@ -127,7 +144,7 @@ def main() -> None:
     prepare(options)
     train(BENCHMARK, options)
     if options.only is None:
-        write_results(BENCHMARK, baselines(options.data), options)
+        write_results(BENCHMARK, baselines(options.data, options.work / "cache"), options)
 
 
 def prepare(options: Namespace) -> None:
@@ -147,28 +164,46 @@ def prepare(options: Namespace) -> None:
     )
 
 
-def baselines(data: Path) -> list[Baseline]:
+def baselines(data: Path, cache: Path) -> list[Baseline]:
     """Train linear models and a bidirectional LSTM on the same features; see `mosi_baselines`."""
     archive = read_archive(data)
     train, test = rows_of(archive, "train"), rows_of(archive, "test")
-    ids = archive["test_id"].astype(str)
+    tokens = [
+        replace(rows, x=mean_features(cache, BENCHMARK.dataset, "tokens", names_of(archive, part)))
+        for part, rows in (("train", train), ("test", test))
+    ]
+    return [
+        *on(train, test, names_of(archive, "test"), ""),
+        *on(*tokens, names_of(archive, "test"), TOKENS),
+    ]
+
+
+def names_of(archive: Archive, part: str) -> list[str]:
+    """Return the ids of a part's utterances."""
+    return [str(each) for each in archive[f"{part}_id"]]
+
+
+def on(train: Rows, test: Rows, ids: list[str], which: str) -> list[Baseline]:
+    """Train all baselines on some features; `which` ends their names."""
 
     def named(task: str, found: Floats) -> dict[str, Any]:
         if task == "regression":
             return dict(zip(ids, found, strict=True))
         return {each: LABELS[int(number)] for each, number in zip(ids, found, strict=True)}
 
+    numbers = {task: [named(task, linear(train, test, task, STRENGTHS[task]))] for task in METRICS}
+    lstms = {LSTM: EPOCHS} if which else {LSTM: EPOCHS, LSTM_AGAIN: EPOCHS_AGAIN}
     return [
-        Baseline(
-            LINEAR,
-            {task: [named(task, linear(train, test, task, STRENGTHS[task]))] for task in METRICS},
-        ),
-        Baseline(
-            LSTM,
-            {
-                task: [named(task, bi_lstm(train, test, task, EPOCHS[task], s)) for s in SEEDS]
-                for task in METRICS
-            },
+        Baseline(LINEAR + which, numbers),
+        *(
+            Baseline(
+                name + which,
+                {
+                    task: [named(task, bi_lstm(train, test, task, each[task], s)) for s in SEEDS]
+                    for task in METRICS
+                },
+            )
+            for name, each in lstms.items()
         ),
     ]
 
