@@ -1,8 +1,8 @@
 """The three experts: local, semantic and global (EGMF, arXiv 2601.07565, abstract).
 
 Every expert maps the projected streams to one vector for each modality, `[batch, modalities, dim]`,
-so that the gate can weigh modalities inside an expert and then the experts. The paper's equations
-are not public; each expert is the field's standard block for the role that the abstract names:
+so that the gate can weigh modalities inside an expert and then the experts. Of the paper only the
+abstract was available; each expert is the field's standard block for the role that it names:
 multi-scale temporal convolutions, pairwise cross-modal attention (after MulT, arXiv 1906.00295)
 with a low-rank bilinear term (after LMF, arXiv 1806.00064), and a transformer over all modalities.
 Nothing here counts to three: modalities are the keys of a dictionary.

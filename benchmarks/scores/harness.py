@@ -38,6 +38,7 @@ from pipeline.runs import environment
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 SEEDS = (1111, 2222, 3333, 4444, 5555)
+RESAMPLES = 10_000  # with fewer, a p-value near .05 depends on the draw
 OTHER_FUSIONS = tuple(each for each in VARIANTS if each != "egmf")
 
 
@@ -299,7 +300,7 @@ def compare(
     protocol: str,
 ) -> dict[str, Any]:
     """Return difference, interval and p-value of every metric that resamples can score."""
-    counts = draw_counts(len(first.ids), groups)
+    counts = draw_counts(len(first.ids), groups, resamples=RESAMPLES)
     resampled = [_resampled(task, each, counts, protocol) for each in (first, second)]
     whole = np.ones((1, len(first.ids)), np.float32)
     exact = [_resampled(task, each, whole, protocol) for each in (first, second)]
