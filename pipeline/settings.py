@@ -1,7 +1,7 @@
 """Settings of stage two: every knob of training, its default and its effect.
 
-Of the paper (arXiv 2601.07565) only the abstract was available, so these are documented choices, not
-claims. `--set key=value` changes any of them; a run stores them resolved.
+Of the paper (arXiv 2601.07565) only the abstract was available, so these are documented choices,
+not claims. `--set key=value` changes any of them; a run stores them resolved.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ BENCHMARK = Benchmark(
             Row(
                 f"{name}-context",
                 (*THREE, *CONTEXT, *variant(name, CHOSEN)),
-                against=(IN_CONTEXT,),
+                SEEDS if name == "concat" else TWO,
+                (IN_CONTEXT,),
             )
             for name in OTHER_FUSIONS
         ),
@@ -131,7 +132,7 @@ BENCHMARK = Benchmark(
             Row(f"no-{part}-context", (*THREE, *CONTEXT, "--ablate", part), TWO, (IN_CONTEXT,))
             for part in PARTS
         ),
-        Row("text-only-context", ("--modalities", "text", *CONTEXT), against=(IN_CONTEXT,)),
+        Row("text-only-context", ("--modalities", "text", *CONTEXT), TWO, (IN_CONTEXT,)),
     ),
 )
 
