@@ -54,14 +54,14 @@ METRICS = {
     "regression": ("mae", "corr", "acc7", "acc2_non0", "f1_non0"),
 }
 COMMON = (
-    *("--select", "last", "--epochs", "11", "--set", "fusion_lr=0.001", "--set", "dropout=0.3"),
+    *("--select", "last", "--epochs", "11", "--set", "fusion_lr=0.002", "--set", "dropout=0.5"),
     *("--set", "modality_noise=0", "--set", "decision=median", "--set", "eval_batch_size=256"),
 )
 THREE = ("--modalities", "text,audio,visual", "--set", "feature_noise={audio: 3.0, visual: 3.0}")
 FOUR = ("--modalities", "text,audio,visual,tokens", *THREE[2:])
 MINILM = ("--modalities", "audio,visual,tokens", *THREE[2:])
-THIRD = ("--epochs", "4")
-SECOND = ("--epochs", "6", "--set", "fusion_lr=0.002")
+THIRD = ("--epochs", "4", "--set", "fusion_lr=0.001", "--set", "dropout=0.3")
+SECOND = ("--epochs", "6", "--set", "dropout=0.3")
 FIRST = (
     *("--modalities", "text,audio,visual", "--set", "feature_noise={text: 0.95, visual: 3.0}"),
     *SECOND,
@@ -71,7 +71,9 @@ SINGLE, IN_CONTEXT = "egmf", "egmf-context"
 WITH_TOKENS, TOKENS_AS_TEXT = "egmf-and-tokens-context", "egmf-tokens-as-text-context"
 
 CHOSEN: dict[str, tuple[str, ...]] = {
-    "concat": ("--set", "fusion_lr=0.002"),
+    "concat": ("--set", "dropout=0.3"),
+    "mse-adapter": ("--set", "fusion_lr=0.001", "--set", "dropout=0.3"),
+    "mult": ("--set", "dropout=0.3"),
 }
 """What each variant's search chose (`search.py`) where it is not EGMF's own setting.
 
