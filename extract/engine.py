@@ -353,10 +353,14 @@ def _task(job: Job) -> ShardReport:
 
 
 class _RowCounter:
-    """Turns "shard s has n rows done" into "m more rows", whatever is told twice."""
+    """Turns "shard s has n rows done" into "m more rows", whatever is told twice.
+
+    It is told so by dask's thread and by the one that waits for shards.
+    """
 
     def __init__(self, on_rows: OnRows) -> None:
         self._on_rows = on_rows
+        self._lock = threading.Lock()
         self._done: dict[tuple[str, int], int] = {}
 
     def on_event(self, event: tuple[float, list[Any]]) -> None:
@@ -364,7 +368,8 @@ class _RowCounter:
         self.at((modality, number), count)
 
     def at(self, shard: tuple[str, int], count: int) -> None:
-        more = count - self._done.get(shard, 0)
-        if more > 0:
-            self._done[shard] = count
-            self._on_rows(more)
+        with self._lock:
+            more = count - self._done.get(shard, 0)
+            if more > 0:
+                self._done[shard] = count
+                self._on_rows(more)

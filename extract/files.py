@@ -129,11 +129,15 @@ def fsync(path: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process of this machine is there."""
+    """Tell whether a process of this machine runs; one that nobody has waited for does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:  # no such file system, or gone meanwhile
+        return True
+    return not status.rpartition(")")[2].lstrip().startswith("Z")

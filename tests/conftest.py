@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # two cores, and as many processes, are all that is sure
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.helpers_predict import make_corpus, make_whisper, train_run
 from tests.helpers_toy import write_toy_cache, write_toy_manifest
+
+hypothesis.settings.register_profile("egmf", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("egmf")
 
 
 @pytest.fixture(scope="session")

@@ -475,7 +475,7 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on(place: Path, tmp_path: Path) -> 
     while running.poll() is None and not (log.with_name("checkpoint") / "progress.json").is_file():
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=120)
+    out, err = running.communicate(timeout=500)
     assert (running.returncode, out) == (130, "")
     assert err == "stopped; to go on, run the same command with --resume\n"
     assert train(place, *options, "--resume").code == 0

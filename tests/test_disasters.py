@@ -112,6 +112,8 @@ def dead_process() -> int:
 def test_a_clip_from_another_time_is_told_by_it(tmp_path: Path, seconds: int) -> None:
     path = write_wav(tmp_path / "a.wav", tone(0.2))
     os.utime(path, (seconds, seconds))
+    if path.stat().st_mtime != seconds:
+        pytest.skip("this file system knows no such time")
     one = Utterance("a", "train", audio="a.wav")
     [row] = MediaFiles(tmp_path).rows([one], "audio")
     assert row.digest == f"{path.stat().st_size} {seconds * 10**9} None None"

@@ -46,7 +46,7 @@ def trained_by_two(
         *("--runs", str(toy / "two"), "--seed", "1"),
         *(part for each in changed for part in ("--set", each)),
     ]
-    subprocess.run(command, check=True, cwd=ROOT, timeout=280)
+    subprocess.run(command, check=True, cwd=ROOT, timeout=550)
     return RunFolder(toy / "two" / "toy" / "egmf" / "seed-1")
 
 
@@ -102,7 +102,7 @@ def test_a_model_cut_over_two_processes_equals_a_whole_one(toy: Path, toy_llm: P
 def test_each_process_holds_its_part_of_a_cut_model(toy_llm: Path) -> None:
     command = [sys.executable, "-m", *LAUNCH["torchrun"], "-m", "tests.helpers_sharded"]
     done = subprocess.run(
-        [*command, str(toy_llm)], check=True, cwd=ROOT, timeout=120, stdout=subprocess.PIPE
+        [*command, str(toy_llm)], check=True, cwd=ROOT, timeout=500, stdout=subprocess.PIPE
     )
     reports = json.loads(done.stdout)
     cut = [each["held"] - each["embedding"] for each in reports]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_the_dashboard_answers(undisturbed: tuple, cluster: Cluster) -> None:
     pytest.importorskip("bokeh")
     address = cluster.dashboard()
     assert address is not None
-    with urlopen(address, timeout=30) as page:
+    with build_opener(ProxyHandler({})).open(address, timeout=30) as page:
         assert page.status == 200
         assert b"Dask" in page.read()
 
@@ -249,23 +249,32 @@ def start(place: Path, cache: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_run_killed_half_way_goes_on_to_the_same_bytes(undisturbed: tuple, place: Path) -> None:
-    cache = place / "killed"
+def kill_half_way(place: Path, cache: Path) -> Path:
+    """Kill a run after its second shard; return the folder of its shards."""
     folder, _ = audio_folder(cache, place / "whisper" / "whisper.pt")
     run = start(place, cache)
-    deadline = time.monotonic() + 100
     while len(shard_numbers(folder)) < 2:
         assert run.poll() is None, run.stderr and run.stderr.read().decode()
-        assert time.monotonic() < deadline
         time.sleep(0.002)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    finished = shard_numbers(folder)
+    return folder
+
+
+def test_a_run_killed_half_way_goes_on_to_the_same_bytes(
+    undisturbed: tuple, place: Path, tmp_path: Path
+) -> None:
+    for attempt in range(5):  # a run may be through before this process gets round to the kill
+        cache = tmp_path / str(attempt)
+        folder = kill_half_way(place, cache)
+        finished = shard_numbers(folder)
+        if len(finished) < 11:
+            break
     assert 2 <= len(finished) < 11
     written = {number: shard_path(folder, number).stat().st_mtime_ns for number in finished}
 
     again = start(place, cache)
-    assert again.wait(timeout=120) == 0, again.stderr and again.stderr.read().decode()
+    assert again.wait(timeout=500) == 0, again.stderr and again.stderr.read().decode()
     assert shard_bytes(folder) == shard_bytes(undisturbed[0])
     for number in finished:
         assert shard_path(folder, number).stat().st_mtime_ns == written[number]

@@ -1,13 +1,14 @@
 import csv
 import json
+import math
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from extract.engine import Cluster
 from extract.features import list_feature_sets
 from extract.table import read_table
 from pipeline.commands.extract import main
@@ -84,6 +85,7 @@ def log_of(dataset: Path) -> list[dict[str, Any]]:
 def test_from_clips_to_features(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("extract.calibration._SECONDS", math.inf)
     code, out, _ = run(place, monkeypatch, capsys, "--dry-run", "--json")
     plan = json.loads(out)[0]
     assert (code, plan["utterances"], plan["splits"]) == (0, 8, {"train": 5, "test": 3})
@@ -151,10 +153,10 @@ def test_from_clips_to_features(
 def test_second_run_does_nothing_and_starts_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert run(place, monkeypatch, capsys)[0] == 0  # done already, unless this test runs alone
+    monkeypatch.setattr(Cluster, "start", None)
     write_table(place, split={0: "test"}, label={1: "glad"})
-    before = time.monotonic()
     code, out, _ = run(place, monkeypatch, capsys)
-    assert time.monotonic() - before < 5
     assert (code, "nothing to do" in out) == (0, True)
     assert "audio: absent: 1 x no such file" in out
     line = log_of(place / "cache" / "mine")[-1]

@@ -71,20 +71,20 @@ def address(tmp_path: Path) -> Iterator[str]:
     file = tmp_path / "scheduler.json"
     began = [dask("scheduler", "--port", 0, "--no-dashboard", "--scheduler-file", file)]
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not file.exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
         options = ["--nworkers", 2, "--nthreads", 1, "--memory-limit", 0, "--no-dashboard"]
         began.append(dask("worker", "--scheduler-file", file, *options))
-        with Client(scheduler_file=str(file), timeout=60) as client:
-            client.wait_for_workers(2, timeout=60)
+        with Client(scheduler_file=str(file), timeout=300) as client:
+            client.wait_for_workers(2, timeout=300)
             found = client.scheduler.address
         yield found
     finally:
         for process in reversed(began):
             process.terminate()
-            process.wait(30)
+            process.wait(300)
 
 
 def test_a_scheduler_elsewhere(place: Path, reference: dict[str, str], address: str) -> None:

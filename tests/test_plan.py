@@ -174,11 +174,11 @@ def test_media_are_told_apart_by_size_time_and_span(tmp_path: Path) -> None:
     first, hashed = digest(), digest(hash_media=True)
     assert digest() == first
     assert digest(start=0.1) != first
-    os.utime(path, ns=(0, 10**18 + 1))
+    os.utime(path, ns=(0, 10**18 + 10**10))
     assert digest() != first
     assert digest(hash_media=True) == hashed
     write_wav(path, tone(0.2, 500))
-    os.utime(path, ns=(0, 10**18 + 1))
+    os.utime(path, ns=(0, 10**18 + 10**10))
     assert digest(hash_media=True) != hashed
 
 

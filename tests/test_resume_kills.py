@@ -187,6 +187,6 @@ def train_here(toy: Path, llm: Path, runs: Path) -> None:
 
 def test_death_at_each_point_of_publishing(toy: Path, toy_llm: Path) -> None:
     """One process imports the libraries; every run is a fork of it and dies by SIGKILL."""
-    assert start(sys.executable, "-c", DIE, str(toy), str(toy_llm), *POINTS).wait(timeout=240) == 0
+    assert start(sys.executable, "-c", DIE, str(toy), str(toy_llm), *POINTS).wait(timeout=550) == 0
     for number in range(1, len(POINTS) + 1):
         assert_same_run(*(folder_in(toy / str(each), "egmf-audio") for each in (number, 0)))
