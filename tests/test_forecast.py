@@ -60,10 +60,14 @@ def test_an_interrupt_amid_the_backward_pass_is_not_lost() -> None:
     with torch.autograd.graph.saved_tensors_hooks(kept.keep, _Token.tensor_of):
         loss = model(torch.ones(500, 64)).sum()
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+
+    def backward_with_an_alarm() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        torch.autograd.backward(loss)  # takes ten times as long
+
     try:
         with pytest.raises(KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-            torch.autograd.backward(loss)  # takes ten times as long
+            backward_with_an_alarm()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -74,6 +74,7 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     "concat": ("--set", "dropout=0.3"),
     "mse-adapter": ("--set", "fusion_lr=0.001", "--set", "dropout=0.3"),
     "mult": ("--set", "dropout=0.3"),
+    "emo-caps": ("--set", "dropout=0.3"),
 }
 """What each variant's search chose (`search.py`) where it is not EGMF's own setting.
 
