@@ -115,7 +115,7 @@ def test_rows_are_compared_with_what_is_there(material: ModuleType, name: str) -
     if name == "text":
         baselines = set(module.RIDGES)
     else:
-        baselines = {each for spec in module.SVMS for each in module.against(spec)}
+        baselines = {each.name for each in module.SVMS}
     for benchmark in benchmarks:
         rows = {row.name for row in benchmark.rows}
         assert len(rows) == len(benchmark.rows)
