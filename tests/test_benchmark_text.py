@@ -112,10 +112,7 @@ def test_ngrams_are_fitted_on_training_transcripts_alone(
 def test_rows_are_compared_with_what_is_there(material: ModuleType, name: str) -> None:
     module = importlib.import_module(name)
     benchmarks = module.BENCHMARKS if name == "text" else (module.BENCHMARK,)
-    if name == "text":
-        baselines = set(module.RIDGES)
-    else:
-        baselines = {each.name for each in module.SVMS}
+    baselines = set(module.RIDGES) if name == "text" else {each.name for each in module.SVMS}
     for benchmark in benchmarks:
         rows = {row.name for row in benchmark.rows}
         assert len(rows) == len(benchmark.rows)
