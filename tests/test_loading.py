@@ -6,6 +6,7 @@ import json
 import shutil
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,24 @@ def test_the_attention_is_not_what_a_config_names(copy: Path) -> None:
     assert loaded.shares_prefix
 
 
+@pytest.mark.parametrize(("device", "there"), [("cuda:1", True), ("cpu", False)])
+def test_weights_go_to_a_gpu_and_not_by_way_of_memory(
+    toy_llm: Path, monkeypatch: pytest.MonkeyPatch, device: str, there: bool
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def load(source: str, **options: Any) -> None:
+        asked.append(options)
+        raise RuntimeError("no further")
+
+    monkeypatch.setattr(backbone, "_load", load)
+    with pytest.raises(GenerateError, match="no further"):
+        load_backbone(str(toy_llm), device=torch.device(device), dtype=torch.float32)
+    assert asked == [
+        {"dtype": torch.float32} | ({"device_map": {"": torch.device(device)}} if there else {})
+    ]
+
+
 def test_four_bits_are_nf4_summed_in_the_wanted_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -97,7 +116,6 @@ def test_four_bits_are_nf4_summed_in_the_wanted_precision(
     monkeypatch.setattr(backbone, "find_spec", lambda name: types.SimpleNamespace(name=name))
     wanted = backbone._four_bits(device, torch.bfloat16)
     config = wanted["quantization_config"]
-    assert wanted["device_map"] == {"": device}
     assert config.load_in_4bit
     assert config.bnb_4bit_quant_type == "nf4"
     assert config.bnb_4bit_use_double_quant
