@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from weakref import ref
 
@@ -73,16 +74,15 @@ def forecast(model: Egmf, parts: Sequence[Part], settings: TrainSettings, seed: 
     parameters = trainable(model)
     moments = 2 * sum(each.numel() * each.element_size() for each in parameters)
     model.train()
-    if model.device.type == "cuda":
+    on_gpu = model.device.type == "cuda"
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats(model.device)
-        seconds = attempt()
-        if this_process().broadcast(seconds < _BRIEF):
-            seconds = attempt()
-        return Forecast(torch.cuda.max_memory_allocated(model.device) + moments, seconds)
-    with saved_tensors_hooks(kept.keep, _Token.tensor_of):
+    with nullcontext() if on_gpu else saved_tensors_hooks(kept.keep, _Token.tensor_of):
         seconds = attempt()
     if this_process().broadcast(seconds < _BRIEF):
         seconds = attempt()
+    if on_gpu:
+        return Forecast(torch.cuda.max_memory_allocated(model.device) + moments, seconds)
     fixed = sum(held(each).numel() * each.element_size() for each in model.parameters())
     gradient = moments // 2
     whole = not settings.gradient_checkpointing

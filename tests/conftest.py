@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.helpers_bad_input import extract, write_place
 from tests.helpers_predict import make_corpus, make_whisper, train_run
 from tests.helpers_toy import write_toy_cache, write_toy_manifest
 
@@ -51,3 +52,14 @@ def toy(tmp_path: Path) -> Path:
     write_toy_manifest(tmp_path / "toy.yaml")
     write_toy_cache(tmp_path / "cache")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def bad_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a corpus with everything wrong that media can be, extracted; for reading only."""
+    folder = tmp_path_factory.mktemp("bad")
+    write_place(folder)
+    ended = extract(folder, "--workers", 1, "--strict", "--json")
+    assert ended.code == 3, ended.err  # done, with something set aside
+    (folder / "summary.json").write_text(ended.out)
+    return folder

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+from pipeline.commands.extract import main as extract_main
+from pipeline.commands.train import main as train_main
 from tests.helpers_media import grey, tone, write_clip, write_wav
 
 MANIFEST = """
@@ -29,6 +31,8 @@ datasets:
     protocol: mosi
     max_seconds: 2
 """
+SPECS = ("text", "hf:", "random-bert"), ("audio", "whisper:", "random-whisper/random-whisper.pt")
+MINE = ["--dataset", "mine"]
 COLUMNS = ["id", "split", "label", "score", "text", "media", "start", "end"]
 ROWS = [
     ["good/0", "train", "sad", "-1", "so it goes", "0.mp4", "", ""],
@@ -113,3 +117,23 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def extract(place: Path, *options: object) -> Ended:
+    """Extract quietly, so that whatever is said is an error."""
+    given = ["--manifest", place / "mine.yaml", "--data-root", place / "data", "--cache"]
+    given += [place / "cache", "--preset", "tiny", "--device", "cpu", "--quiet"]
+    return call(extract_main, *given, *([] if "--dataset" in options else MINE), *options)
+
+
+def train(place: Path, *options: object) -> Ended:
+    """Train as quietly."""
+    given = ["--from-cache", "--manifest", place / "mine.yaml", "--cache", place / "cache"]
+    given += ["--runs", place / "runs", "--preset", "tiny", "--epochs", 1, "--quiet"]
+    given += [] if "--device" in options else ["--device", "cpu"]
+    return call(train_main, *given, *([] if "--dataset" in options else MINE), *options)
+
+
+def specs(place: Path) -> list[str]:
+    models = place / "cache" / "models" / "tiny"
+    return [part for name, kind, path in SPECS for part in (f"--{name}", f"{kind}{models / path}")]

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from extract import locks
 from extract.errors import ExtractError
-from extract.files import machine_name
+from extract.files import is_alive, machine_name
 from extract.locks import lock_path, writing
 
 
@@ -104,3 +105,13 @@ def test_a_lock_removed_while_it_was_waited_for_is_taken_anew(
     with writing(folder):
         assert calls == [2]
         assert lock_path(folder).exists()
+
+
+def test_a_process_that_nobody_has_waited_for_does_not_run() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    assert is_alive(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays
+    assert not is_alive(child.pid)
+    child.wait()
+    assert not is_alive(child.pid)

@@ -61,7 +61,7 @@ THREE = ("--modalities", "text,audio,visual", "--set", "feature_noise={audio: 3.
 FOUR = ("--modalities", "text,audio,visual,tokens", *THREE[2:])
 MINILM = ("--modalities", "audio,visual,tokens", *THREE[2:])
 THIRD = ("--epochs", "4", "--set", "fusion_lr=0.001", "--set", "dropout=0.3")
-SECOND = ("--epochs", "6", "--set", "dropout=0.3")
+SECOND = ("--epochs", "6", "--set", "fusion_lr=0.002", "--set", "dropout=0.3")
 FIRST = (
     *("--modalities", "text,audio,visual", "--set", "feature_noise={text: 0.95, visual: 3.0}"),
     *SECOND,
